@@ -1,0 +1,146 @@
+-- Who may see which row. Every rule here holds against arbitrary SQL of a tenant's role or inside a pooled
+-- transaction; ARCHITECTURE.md lists them as invariants and the isolation tests remove each one to see it missed.
+SET LOCAL ROLE stellar_owner;
+GRANT CREATE ON SCHEMA stellar TO stellar_maintainer;
+GRANT SELECT ON ALL TABLES IN SCHEMA stellar TO stellar_maintainer;
+RESET ROLE;
+
+SET LOCAL ROLE stellar_maintainer;
+
+-- The tenant that the running transaction may act for, or NULL. NULL on anything missing or malformed.
+--   a tenant's own role:  session_user says who it is, while placed `dedicated` or draining
+--   the pooled engine:    app.current_user_id with the capability that belongs to it, while `pooled` or draining
+CREATE FUNCTION stellar.current_tenant() RETURNS uuid
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    claimed text;
+    capability text;
+    found_id uuid;
+BEGIN
+    IF session_user = 'stellar_pool' THEN
+        claimed := current_setting('app.current_user_id', true);
+        capability := current_setting('app.tenant_capability', true);
+        IF claimed IS NULL OR claimed !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+            OR capability IS NULL OR capability !~ '^[0-9a-f]{64}$' THEN
+            RETURN NULL;
+        END IF;
+        SELECT u.id INTO found_id
+        FROM stellar.users u
+        WHERE u.id = claimed::uuid
+            AND sha256(decode(capability, 'hex')) IN (u.capability_hash, u.capability_hash_previous)
+            AND (u.placement = 'pooled' OR u.pool_access_until > now())
+            AND u.retired_at IS NULL;
+    ELSE
+        SELECT u.id INTO found_id
+        FROM stellar.users u
+        WHERE u.role_name = session_user
+            AND (u.placement = 'dedicated' OR u.role_access_until > now())
+            AND u.retired_at IS NULL;
+    END IF;
+    RETURN found_id;
+END
+$$;
+
+-- Whether the running transaction may act for this tenant with this capability: asked of dedicated engines too,
+-- since network policies are not enforced everywhere.
+CREATE FUNCTION stellar.admitted(tenant uuid, capability bytea) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT tenant = stellar.current_tenant() AND EXISTS (
+        SELECT FROM stellar.users u
+        WHERE u.id = tenant AND sha256(capability) IN (u.capability_hash, u.capability_hash_previous)
+    )
+$$;
+
+-- Takes the tenant's usage row before a write touches anything else: two writers that lock in another order deadlock.
+CREATE FUNCTION stellar.usage_lock() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM FROM stellar.usage u WHERE u.user_id = stellar.current_tenant() FOR UPDATE;
+END
+$$;
+
+RESET ROLE;
+SET LOCAL ROLE stellar_owner;
+
+-- The first call of every request's transaction: names the tenant, proves the right to it, re-applies the settings
+-- that SQL injected into an earlier transaction of the same connection may have changed. No row: not served here.
+-- It runs as its caller and has no SET clause, so that what it sets lasts to the end of the transaction.
+CREATE FUNCTION stellar.enter(tenant uuid, capability bytea, agent text, writes boolean)
+RETURNS TABLE (change_seq bigint, memory_count integer, memory_limit integer)
+LANGUAGE plpgsql VOLATILE
+AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
+        pg_catalog.set_config('row_security', 'on', true),
+        pg_catalog.set_config('statement_timeout', '10s', true),
+        pg_catalog.set_config('lock_timeout', '5s', true),
+        pg_catalog.set_config('idle_in_transaction_session_timeout', '15s', true),
+        pg_catalog.set_config('TimeZone', 'UTC', true),
+        pg_catalog.set_config('DateStyle', 'ISO, YMD', true),
+        pg_catalog.set_config('app.current_user_id', tenant::text, true),
+        pg_catalog.set_config('app.tenant_capability', pg_catalog.encode(capability, 'hex'), true),
+        pg_catalog.set_config('app.agent', pg_catalog.coalesce(agent, ''), true);
+    IF stellar.admitted(tenant, capability) IS NOT TRUE THEN
+        RETURN;
+    END IF;
+    IF writes THEN
+        PERFORM stellar.usage_lock();
+    END IF;
+    RETURN QUERY SELECT u.change_seq, u.memory_count, u.memory_limit FROM stellar.usage u WHERE u.user_id = tenant;
+END
+$$;
+
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['users', 'usage', 'api_keys', 'memories', 'changes', 'operations', 'audit'] LOOP
+        EXECUTE format('ALTER TABLE stellar.%I ENABLE ROW LEVEL SECURITY', t);
+        EXECUTE format('ALTER TABLE stellar.%I FORCE ROW LEVEL SECURITY', t);
+        EXECUTE format('CREATE POLICY maintainer ON stellar.%I TO stellar_maintainer USING (true) WITH CHECK (true)', t);
+    END LOOP;
+    -- What a tenant reads, and in part writes, of its own. The sub-select runs once a statement.
+    FOREACH t IN ARRAY ARRAY['usage', 'memories', 'changes', 'operations'] LOOP
+        EXECUTE format(
+            'CREATE POLICY tenant ON stellar.%I TO stellar_tenants, stellar_pool '
+            'USING (user_id = (SELECT stellar.current_tenant())) '
+            'WITH CHECK (user_id = (SELECT stellar.current_tenant()))', t);
+    END LOOP;
+    -- The control plane reads control tables, and nothing of what tenants remember.
+    FOREACH t IN ARRAY ARRAY['users', 'usage', 'api_keys'] LOOP
+        EXECUTE format('CREATE POLICY control ON stellar.%I FOR SELECT TO stellar_operator, stellar_gateway USING (true)', t);
+    END LOOP;
+END
+$$;
+
+GRANT SELECT ON stellar.tiers TO stellar_tenants, stellar_pool, stellar_gateway, stellar_operator;
+GRANT SELECT ON stellar.usage TO stellar_tenants, stellar_pool, stellar_gateway, stellar_operator;
+GRANT SELECT ON stellar.memories, stellar.changes, stellar.operations TO stellar_tenants, stellar_pool;
+-- By column: table-level UPDATE or DELETE would let one tenant lock the table against all others.
+GRANT INSERT (user_id, id, content, metadata, session, speaker, occurred_at, source, agent, created_at, importance, emotion,
+        zone, total_score, embedding, embedding_version, index_row, index_version)
+    ON stellar.memories TO stellar_tenants, stellar_pool;
+GRANT UPDATE (content, metadata, importance, emotion, zone, total_score, last_recalled_at, recall_count, embedding,
+        embedding_version, index_row, index_version)
+    ON stellar.memories TO stellar_tenants, stellar_pool;
+GRANT INSERT (user_id, op_id, request_hash, answer) ON stellar.operations TO stellar_tenants, stellar_pool;
+-- No capability hashes, to nobody but the maintainer's functions.
+GRANT SELECT (id, name, tier, placement, endpoint, suspended, role_name, max_agents, max_api_keys, requests_per_minute,
+        capability_generation, pool_access_until, role_access_until, retired_at, created_at, updated_at)
+    ON stellar.users TO stellar_operator, stellar_gateway;
+GRANT SELECT (user_id, id, agent, key_hash, prefix, managed, created_at, expires_at, revoked_at, last_used_at)
+    ON stellar.api_keys TO stellar_operator, stellar_gateway;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA stellar FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION stellar.enter(uuid, bytea, text, boolean) TO stellar_tenants, stellar_pool;
+GRANT SELECT ON stellar.users TO stellar_maintainer;
+RESET ROLE;
+
+SET LOCAL ROLE stellar_maintainer;
+REVOKE ALL ON FUNCTION stellar.current_tenant(), stellar.admitted(uuid, bytea), stellar.usage_lock() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION stellar.current_tenant(), stellar.admitted(uuid, bytea), stellar.usage_lock()
+    TO stellar_tenants, stellar_pool;
+RESET ROLE;

@@ -1,0 +1,111 @@
+-- Tenant roles. The one place with dynamic SQL: the name is built from a UUID and quoted, the verifier is checked.
+-- Long-running programs never have CREATEROLE; the operator may execute these and nothing else.
+SET LOCAL ROLE stellar_owner;
+GRANT CREATE ON SCHEMA stellar TO stellar_role_manager;
+RESET ROLE;
+SET LOCAL ROLE stellar_role_manager;
+
+CREATE FUNCTION stellar.role_of(tenant uuid) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
+AS $$ SELECT 't_' || replace(tenant::text, '-', '') $$;
+
+-- Makes the role if it is missing, and its one membership. Returns whether anything was missing.
+CREATE FUNCTION stellar.role_ensure(tenant uuid) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    role text := stellar.role_of(tenant);
+    changed boolean := false;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
+        EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+        changed := true;
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_auth_members m
+        WHERE m.roleid = 'stellar_tenants'::regrole AND m.member = to_regrole(role)
+    ) THEN
+        EXECUTE format('GRANT stellar_tenants TO %I', role);
+        changed := true;
+    END IF;
+    RETURN changed;
+END
+$$;
+
+-- Lets the role log in with a password given as a SCRAM verifier (RFC 5803 form). Writes only what differs:
+-- `rotate` says that the password is new.
+CREATE FUNCTION stellar.role_login(tenant uuid, verifier text, connections integer, rotate boolean) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    role text := stellar.role_of(tenant);
+    found_role record;
+BEGIN
+    IF verifier !~ '^SCRAM-SHA-256\$[0-9]{4,7}:[A-Za-z0-9+/=]{16,64}\$[A-Za-z0-9+/=]{44}:[A-Za-z0-9+/=]{44}$' THEN
+        RAISE EXCEPTION 'not a SCRAM verifier' USING ERRCODE = 'SM400';
+    END IF;
+    SELECT r.rolcanlogin, r.rolconnlimit INTO found_role FROM pg_roles r WHERE r.rolname = role;
+    IF NOT rotate AND found_role.rolcanlogin AND found_role.rolconnlimit = connections THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('ALTER ROLE %I LOGIN PASSWORD %L CONNECTION LIMIT %s', role, verifier, connections);
+    RETURN true;
+END
+$$;
+
+-- Ends every session of the role. The owner must be a member of the role to be allowed to.
+CREATE FUNCTION stellar.role_disconnect(tenant uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    role text := stellar.role_of(tenant);
+BEGIN
+    IF NOT pg_has_role(current_user, role, 'USAGE') THEN
+        EXECUTE format('GRANT %I TO CURRENT_USER', role);
+    END IF;
+    PERFORM pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE a.usename = role;
+END
+$$;
+
+-- Back to NOLOGIN, sessions ended. Returns whether anything changed.
+CREATE FUNCTION stellar.role_nologin(tenant uuid) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    role text := stellar.role_of(tenant);
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role AND r.rolcanlogin) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('ALTER ROLE %I NOLOGIN PASSWORD NULL', role);
+    PERFORM stellar.role_disconnect(tenant);
+    RETURN true;
+END
+$$;
+
+-- Drops the role and all that depends on it in this database. True: it was there.
+CREATE FUNCTION stellar.role_drop(tenant uuid) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    role text := stellar.role_of(tenant);
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('ALTER ROLE %I NOLOGIN', role);
+    PERFORM stellar.role_disconnect(tenant);
+    EXECUTE format('DROP OWNED BY %I', role);
+    EXECUTE format('DROP ROLE %I', role);
+    RETURN true;
+END
+$$;
+
+REVOKE ALL ON FUNCTION stellar.role_of(uuid), stellar.role_ensure(uuid), stellar.role_login(uuid, text, integer, boolean),
+    stellar.role_disconnect(uuid), stellar.role_nologin(uuid), stellar.role_drop(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION stellar.role_ensure(uuid), stellar.role_login(uuid, text, integer, boolean),
+    stellar.role_nologin(uuid), stellar.role_drop(uuid) TO stellar_operator;
+RESET ROLE;
+SET LOCAL ROLE stellar_owner;
+REVOKE CREATE ON SCHEMA stellar FROM stellar_role_manager;
+RESET ROLE;

@@ -1,0 +1,102 @@
+-- What the gateway may do: everything through these functions.
+SET LOCAL ROLE stellar_maintainer;
+
+-- Tells that this gateway lives and returns how many do (seen within 15 s). Meant to be called every 5 s.
+CREATE FUNCTION stellar.gateway_heartbeat(p_id uuid) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    live integer;
+BEGIN
+    INSERT INTO stellar.gateways AS g (id) VALUES (p_id) ON CONFLICT (id) DO UPDATE SET seen_at = now();
+    DELETE FROM stellar.gateways g WHERE g.seen_at < now() - interval '1 minute';
+    SELECT count(*) INTO live FROM stellar.gateways g WHERE g.seen_at > now() - interval '15 seconds';
+    RETURN greatest(live, 1);
+END
+$$;
+
+-- A gateway that shuts down gives its share back at once.
+CREATE FUNCTION stellar.gateway_leave(p_id uuid) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$ DELETE FROM stellar.gateways g WHERE g.id = p_id $$;
+
+-- Notes the last use of keys, in batches. Never moves a time backwards.
+CREATE FUNCTION stellar.keys_used(p_user_ids uuid[], p_key_ids uuid[], p_at timestamptz[]) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE stellar.api_keys k SET last_used_at = used.at
+    FROM unnest(p_user_ids, p_key_ids, p_at) AS used (user_id, id, at)
+    WHERE k.user_id = used.user_id AND k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.at)
+$$;
+
+-- Makes a key. SQLSTATE SM413 when the tenant's agents or keys are all used; DETAIL is
+-- {"what": "agents" | "api_keys", "used": n, "limit": n}.
+CREATE FUNCTION stellar.key_create(
+    p_user_id uuid, p_agent text, p_hash bytea, p_prefix text, p_expires_at timestamptz, p_by_key uuid, p_by_agent text
+) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    tenant record;
+    live record;
+    made uuid;
+BEGIN
+    SELECT u.max_agents, u.max_api_keys INTO tenant
+    FROM stellar.users u WHERE u.id = p_user_id AND u.retired_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no such tenant' USING ERRCODE = 'SM404';
+    END IF;
+    SELECT count(*) AS keys, count(DISTINCT k.agent) AS agents, coalesce(bool_or(k.agent = p_agent), false) AS known INTO live
+    FROM stellar.api_keys k
+    WHERE k.user_id = p_user_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());
+    IF tenant.max_api_keys >= 0 AND live.keys >= tenant.max_api_keys THEN
+        RAISE EXCEPTION 'key quota reached' USING ERRCODE = 'SM413',
+            DETAIL = json_build_object('what', 'api_keys', 'used', live.keys, 'limit', tenant.max_api_keys)::text;
+    END IF;
+    IF tenant.max_agents >= 0 AND NOT live.known AND live.agents >= tenant.max_agents THEN
+        RAISE EXCEPTION 'agent quota reached' USING ERRCODE = 'SM413',
+            DETAIL = json_build_object('what', 'agents', 'used', live.agents, 'limit', tenant.max_agents)::text;
+    END IF;
+    INSERT INTO stellar.api_keys (user_id, agent, key_hash, prefix, expires_at)
+    VALUES (p_user_id, p_agent, p_hash, p_prefix, p_expires_at) RETURNING id INTO made;
+    INSERT INTO stellar.audit (user_id, agent, key_id, what)
+    VALUES (p_user_id, p_by_agent, p_by_key, 'api key ' || made || ' created for agent ' || p_agent);
+    RETURN made;
+END
+$$;
+
+-- Revokes a key. False: the tenant has no live key of that id. The operator's own key is revoked by
+-- deleting the Secret that holds it (SQLSTATE SM409).
+CREATE FUNCTION stellar.key_revoke(p_user_id uuid, p_key_id uuid, p_by_key uuid, p_by_agent text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    is_managed boolean;
+BEGIN
+    SELECT k.managed INTO is_managed FROM stellar.api_keys k
+    WHERE k.user_id = p_user_id AND k.id = p_key_id AND k.revoked_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF is_managed THEN
+        RAISE EXCEPTION 'the operator manages this key' USING ERRCODE = 'SM409';
+    END IF;
+    UPDATE stellar.api_keys k SET revoked_at = now() WHERE k.user_id = p_user_id AND k.id = p_key_id;
+    INSERT INTO stellar.audit (user_id, agent, key_id, what)
+    VALUES (p_user_id, p_by_agent, p_by_key, 'api key ' || p_key_id || ' revoked');
+    RETURN true;
+END
+$$;
+
+REVOKE ALL ON FUNCTION stellar.gateway_heartbeat(uuid), stellar.gateway_leave(uuid),
+    stellar.keys_used(uuid[], uuid[], timestamptz[]),
+    stellar.key_create(uuid, text, bytea, text, timestamptz, uuid, text),
+    stellar.key_revoke(uuid, uuid, uuid, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION stellar.gateway_heartbeat(uuid), stellar.gateway_leave(uuid),
+    stellar.keys_used(uuid[], uuid[], timestamptz[]),
+    stellar.key_create(uuid, text, bytea, text, timestamptz, uuid, text),
+    stellar.key_revoke(uuid, uuid, uuid, text) TO stellar_gateway;
+RESET ROLE;
+SET LOCAL ROLE stellar_owner;
+REVOKE CREATE ON SCHEMA stellar FROM stellar_maintainer;
+RESET ROLE;
