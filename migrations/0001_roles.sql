@@ -44,6 +44,10 @@ BEGIN
 END
 $$;
 
+-- No function is executable until it is granted by name.
+ALTER DEFAULT PRIVILEGES FOR ROLE stellar_owner, stellar_maintainer, stellar_role_manager
+    REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+
 CREATE SCHEMA stellar AUTHORIZATION stellar_owner;
 SET LOCAL ROLE stellar_owner;
 GRANT USAGE ON SCHEMA stellar

@@ -82,7 +82,7 @@ BEGIN
         pg_catalog.set_config('DateStyle', 'ISO, YMD', true),
         pg_catalog.set_config('app.current_user_id', tenant::text, true),
         pg_catalog.set_config('app.tenant_capability', pg_catalog.encode(capability, 'hex'), true),
-        pg_catalog.set_config('app.agent', pg_catalog.coalesce(agent, ''), true);
+        pg_catalog.set_config('app.agent', coalesce(agent, ''), true);
     IF stellar.admitted(tenant, capability) IS NOT TRUE THEN
         RETURN;
     END IF;
@@ -134,13 +134,10 @@ GRANT SELECT (id, name, tier, placement, endpoint, suspended, role_name, max_age
 GRANT SELECT (user_id, id, agent, key_hash, prefix, managed, created_at, expires_at, revoked_at, last_used_at)
     ON stellar.api_keys TO stellar_operator, stellar_gateway;
 
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA stellar FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION stellar.enter(uuid, bytea, text, boolean) TO stellar_tenants, stellar_pool;
-GRANT SELECT ON stellar.users TO stellar_maintainer;
 RESET ROLE;
 
 SET LOCAL ROLE stellar_maintainer;
-REVOKE ALL ON FUNCTION stellar.current_tenant(), stellar.admitted(uuid, bytea), stellar.usage_lock() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION stellar.current_tenant(), stellar.admitted(uuid, bytea), stellar.usage_lock()
     TO stellar_tenants, stellar_pool;
 RESET ROLE;

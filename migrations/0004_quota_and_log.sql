@@ -121,8 +121,6 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION stellar.memories_inserted(), stellar.memories_updated(), stellar.memories_deleted(),
-    stellar.forget(uuid), stellar.prune(interval, interval, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION stellar.memories_inserted(), stellar.memories_updated(), stellar.memories_deleted() TO stellar_owner;
 GRANT EXECUTE ON FUNCTION stellar.forget(uuid) TO stellar_tenants, stellar_pool;
 GRANT EXECUTE ON FUNCTION stellar.prune(interval, interval, integer) TO stellar_operator;

@@ -159,7 +159,6 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA stellar FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION stellar.control_changed() TO stellar_owner;
 GRANT EXECUTE ON FUNCTION
     stellar.tier_apply(text, text, integer, integer, integer, integer),

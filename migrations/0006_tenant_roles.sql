@@ -101,8 +101,6 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION stellar.role_of(uuid), stellar.role_ensure(uuid), stellar.role_login(uuid, text, integer, boolean),
-    stellar.role_disconnect(uuid), stellar.role_nologin(uuid), stellar.role_drop(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION stellar.role_ensure(uuid), stellar.role_login(uuid, text, integer, boolean),
     stellar.role_nologin(uuid), stellar.role_drop(uuid) TO stellar_operator;
 RESET ROLE;

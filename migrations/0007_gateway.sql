@@ -88,10 +88,6 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION stellar.gateway_heartbeat(uuid), stellar.gateway_leave(uuid),
-    stellar.keys_used(uuid[], uuid[], timestamptz[]),
-    stellar.key_create(uuid, text, bytea, text, timestamptz, uuid, text),
-    stellar.key_revoke(uuid, uuid, uuid, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION stellar.gateway_heartbeat(uuid), stellar.gateway_leave(uuid),
     stellar.keys_used(uuid[], uuid[], timestamptz[]),
     stellar.key_create(uuid, text, bytea, text, timestamptz, uuid, text),
