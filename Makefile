@@ -1,0 +1,25 @@
+# The front door: every target is one script under tests/cluster or one cargo command, and says what it does.
+# Always holds: no target leaves a process behind, `up` aside, which `down` ends.
+
+.PHONY: help up down test bench lint crds
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## start everything on this machine (or in the cluster of KUBECONFIG with IMAGE) and try it
+	@tests/cluster/up
+
+down: ## end what `make up` started
+	@tests/cluster/down
+
+test: ## run every suite: unit, data plane, and the whole product on a fresh node
+	@tests/cluster/test
+
+bench: ## measure recall, stores and their latencies
+	@cargo bench --workspace
+
+lint: ## check format, lints, scripts, the chart and the generated resources
+	@tests/cluster/lint
+
+crds: ## write the generated custom resource definitions anew
+	@tests/cluster/lint --write-crds

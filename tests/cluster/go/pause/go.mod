@@ -1,0 +1,3 @@
+module stellar-memory.dev/cluster/pause
+
+go 1.25.0
