@@ -1,0 +1,104 @@
+{{/* Names and labels. Objects are called <fullname>-<component>. */}}
+
+{{- define "stellar-memory.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "stellar-memory.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "stellar-memory.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "stellar-memory.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{/* What Services, policies and budgets select on. dict root, component */}}
+{{- define "stellar-memory.selectorLabels" -}}
+app.kubernetes.io/name: stellar-memory
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* dict root, component */}}
+{{- define "stellar-memory.labels" -}}
+{{ include "stellar-memory.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: stellar-memory
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Name, namespace, labels, annotations. dict root, component; optional name, annotations, labels, clusterScoped */}}
+{{- define "stellar-memory.metadata" -}}
+name: {{ .name | default (printf "%s-%s" (include "stellar-memory.fullname" .root) .component) }}
+{{- if not .clusterScoped }}
+namespace: {{ .root.Release.Namespace }}
+{{- end }}
+labels:
+  {{- include "stellar-memory.labels" . | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "stellar-memory.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* dict root, component */}}
+{{- define "stellar-memory.serviceAccountName" -}}
+{{- $account := (index .root.Values .component).serviceAccount -}}
+{{- if $account.name -}}
+{{ $account.name }}
+{{- else if $account.create -}}
+{{ include "stellar-memory.fullname" .root }}-{{ .component }}
+{{- else -}}
+default
+{{- end -}}
+{{- end }}
+
+{{/* The most replicas that the values allow for now. dict root, component */}}
+{{- define "stellar-memory.minReplicas" -}}
+{{- $values := index .root.Values .component -}}
+{{- if ($values.autoscaling).enabled -}}
+{{ $values.autoscaling.minReplicas }}
+{{- else -}}
+{{ $values.replicas }}
+{{- end -}}
+{{- end }}
+
+{{/* Addresses inside the cluster. */}}
+
+{{- define "stellar-memory.pooledEngine" -}}
+{{ include "stellar-memory.fullname" . }}-engine.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:8080
+{{- end }}
+
+{{- define "stellar-memory.postgresHost" -}}
+{{ include "stellar-memory.fullname" . }}-postgres.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
+{{- end }}
+
+{{/* The Secret with the administrator's URL. */}}
+{{- define "stellar-memory.adminSecret" -}}
+{{- if .Values.postgres.enabled -}}
+{{ .Values.postgres.auth.existingSecret | default (printf "%s-postgres" (include "stellar-memory.fullname" .)) }}
+{{- else -}}
+{{ .Values.postgres.external.existingSecret }}
+{{- end -}}
+{{- end }}
