@@ -1,0 +1,110 @@
+//! A tenant moves between a shared and a dedicated engine, and nobody who asks meanwhile notices.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use harness::TenantSpec;
+
+use crate::shared;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_while_a_tenant_moves_there_and_back() {
+    let plane = shared().await;
+    let spec = TenantSpec { max_memories: -1, ..TenantSpec::default() };
+    let tenant = plane.tenant("moves", spec).await.unwrap();
+    let client = plane.client(&tenant);
+    harness::eventually("the key opens", || async {
+        (client.get("/stats").await.unwrap().status == 200).then_some(())
+    })
+    .await;
+
+    let (stop, stored) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load: Vec<_> = (0..4)
+        .map(|worker| {
+            let (client, stop, stored) = (client.clone(), stop.clone(), stored.clone());
+            tokio::spawn(async move {
+                let mut n = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let (word, content) = (format!("w{worker}n{n}"), format!("worker {worker} saw w{worker}n{n}"));
+                    let answer = client.store(&content).await.unwrap();
+                    assert_eq!(answer.status, 201, "{}", answer.text);
+                    let recalled = client.recall(&word).await.unwrap();
+                    assert_eq!(recalled.status, 200, "{}", recalled.text);
+                    assert_eq!(
+                        recalled.body[0]["content"],
+                        content.as_str(),
+                        "its own write is seen: {}",
+                        recalled.text
+                    );
+                    n += 1;
+                    stored.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let more = async |n: usize| {
+        let from = stored.load(Ordering::Relaxed);
+        harness::eventually("the load goes on", || async {
+            (stored.load(Ordering::Relaxed) >= from + n).then_some(())
+        })
+        .await;
+    };
+
+    more(20).await;
+    let mut engine = plane.dedicated_engine(&tenant).await.unwrap();
+    plane.place(&tenant, Some(&engine), "30 s").await.unwrap();
+    more(40).await;
+    let metrics = engine.metrics().await.unwrap();
+    assert!(
+        metrics.contains("route=\"/api/v1/store\"") || metrics.contains("store"),
+        "the dedicated engine serves:\n{metrics}"
+    );
+    plane.place(&tenant, None, "30 s").await.unwrap();
+    more(20).await;
+    engine.terminate().unwrap();
+    harness::eventually("the drained engine ends", || {
+        let ended = engine.exited();
+        async move { ended }
+    })
+    .await;
+    more(20).await;
+    // Once more, this time with no drain at all: the gateway must find its way by 421.
+    let engine = plane.dedicated_engine(&tenant).await.unwrap();
+    plane.place(&tenant, Some(&engine), "0 s").await.unwrap();
+    more(20).await;
+    plane.place(&tenant, None, "0 s").await.unwrap();
+    more(20).await;
+
+    stop.store(true, Ordering::Relaxed);
+    for worker in load {
+        worker.await.unwrap();
+    }
+    let total = client.get("/stats").await.unwrap().body["total_memories"].as_u64().unwrap();
+    assert_eq!(total, stored.load(Ordering::Relaxed) as u64, "each store counted once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dedicated_engine_refuses_other_tenants_and_requests_without_a_capability() {
+    let plane = shared().await;
+    let (ada, eve) = (
+        plane.tenant("own-engine", TenantSpec::default()).await.unwrap(),
+        plane.tenant("stranger", TenantSpec::default()).await.unwrap(),
+    );
+    let engine = plane.dedicated_engine(&ada).await.unwrap();
+    let url = format!("http://127.0.0.1:{}/api/v1/stats", engine.port);
+    let http = reqwest::Client::new();
+    let ask = async |tenant: &harness::Tenant, capability: Option<String>| {
+        let mut request = http.get(&url).header(tenancy::TENANT_HEADER, tenant.id.to_string());
+        if let Some(capability) = capability {
+            request = request.header(tenancy::CAPABILITY_HEADER, capability);
+        }
+        request.send().await.unwrap().status().as_u16()
+    };
+    let capability = |tenant: &harness::Tenant| Some(plane.master().capability(tenant.id, 1).expose());
+    assert_eq!(ask(&ada, capability(&ada)).await, 200);
+    assert_eq!(ask(&eve, capability(&eve)).await, 421);
+    assert_ne!(ask(&ada, None).await, 200);
+    assert_eq!(ask(&ada, capability(&eve)).await, 421);
+}

@@ -1,0 +1,28 @@
+//! Gateway, engine and Postgres as real processes. The tests of one module say what one kind of user relies on.
+//!
+//! Most tests share one set of servers and are kept apart as customers are: by tenant. A test that breaks a server
+//! starts servers of its own.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod auth;
+mod faults;
+mod flip;
+mod hostile;
+mod isolation;
+mod memory;
+mod quota;
+
+use harness::{DataPlane, Tenant, TenantSpec};
+use tokio::sync::OnceCell;
+
+/// The servers that tests share. They end with the test process.
+pub async fn shared() -> &'static DataPlane {
+    static SHARED: OnceCell<DataPlane> = OnceCell::const_new();
+    SHARED.get_or_init(|| async { DataPlane::start().await.expect("the data plane starts") }).await
+}
+
+/// A tenant of a free tier on the shared servers.
+pub async fn tenant(name: &str) -> Tenant {
+    shared().await.tenant(name, TenantSpec::default()).await.expect("a tenant is made")
+}

@@ -1,0 +1,247 @@
+//! The data plane without Kubernetes: Postgres, the pooled engine, the gateway. The test plays the operator.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, bail};
+use sqlx::{ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
+use tenancy::{ApiKey, MasterKey, RoleName, TenantId};
+
+use crate::{Client, Postgres, Program, Workdir, binary};
+
+/// Postgres, one pooled engine and one gateway.
+pub struct DataPlane {
+    /// The folder that all of it lives in.
+    pub workdir: Workdir,
+    /// The database server.
+    pub postgres: Postgres,
+    /// The pooled engine.
+    pub engine: Program,
+    /// The gateway.
+    pub gateway: Program,
+    master: MasterKey,
+}
+
+/// A tenant as a test wants it.
+#[derive(Clone, Copy)]
+pub struct TenantSpec {
+    /// The tier's name.
+    pub tier: &'static str,
+    /// How many memories it may store; -1 for no limit.
+    pub max_memories: i32,
+    /// Its request rate.
+    pub requests_per_minute: i32,
+    /// How many agents it may have; -1 for no limit.
+    pub max_agents: i32,
+    /// How many API keys it may have; -1 for no limit.
+    pub max_api_keys: i32,
+}
+
+impl Default for TenantSpec {
+    /// The free tier, with a request rate that no test meets by chance.
+    fn default() -> Self {
+        Self { tier: "free", max_memories: 1000, requests_per_minute: 1_000_000, max_agents: 1, max_api_keys: 5 }
+    }
+}
+
+/// A tenant that a test made.
+#[derive(Clone)]
+pub struct Tenant {
+    /// Its identity.
+    pub id: TenantId,
+    /// The name of its custom resource, were there one.
+    pub name: String,
+    /// The text of its first API key.
+    pub key: String,
+}
+
+impl DataPlane {
+    /// Starts everything and returns once all of it is ready.
+    ///
+    /// # Errors
+    /// When a program is not built or a step fails.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(&[], &[]).await
+    }
+
+    /// The same, with further arguments for the engine and the gateway.
+    ///
+    /// # Errors
+    /// When a program is not built or a step fails.
+    pub async fn start_with(engine_args: &[&str], gateway_args: &[&str]) -> Result<Self> {
+        let workdir = Workdir::new()?;
+        let postgres = Postgres::start(&workdir).await?;
+        migrate(&workdir, &postgres)?;
+        let master = MasterKey::parse(&fs::read_to_string(secrets(&workdir).join("master-key"))?)?;
+        let file = |name: &str| secrets(&workdir).join(name).display().to_string();
+        let engine = Program::start(
+            &workdir,
+            "engine",
+            &args(&["--mode", "pooled", "--database-url-file", &file("pool-url")], engine_args),
+        )
+        .await?;
+        let gateway = Program::start(
+            &workdir,
+            "gateway",
+            &args(
+                &[
+                    "--database-url-file",
+                    &file("gateway-url"),
+                    "--master-key-file",
+                    &file("master-key"),
+                    "--pooled-engine",
+                    &format!("127.0.0.1:{}", engine.port),
+                ],
+                gateway_args,
+            ),
+        )
+        .await?;
+        Ok(Self { workdir, postgres, engine, gateway, master })
+    }
+
+    /// Another gateway over the same database.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn another_gateway(&self) -> Result<Program> {
+        let file = |name: &str| secrets(&self.workdir).join(name).display().to_string();
+        let engine = format!("127.0.0.1:{}", self.engine.port);
+        let own = [
+            "--database-url-file",
+            &file("gateway-url"),
+            "--master-key-file",
+            &file("master-key"),
+            "--pooled-engine",
+            &engine,
+        ];
+        Program::start(&self.workdir, "gateway", &args(&own, &[])).await
+    }
+
+    /// The gateway's address, as `http://127.0.0.1:port`.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.gateway.port)
+    }
+
+    /// The key that capabilities derive from.
+    pub fn master(&self) -> &MasterKey {
+        &self.master
+    }
+
+    /// A client with the tenant's key.
+    pub fn client(&self, tenant: &Tenant) -> Client {
+        Client::new(&self.url(), &tenant.key)
+    }
+
+    /// A connection as one of the long-running programs' logins: `operator`, `gateway` or `pool`.
+    ///
+    /// # Errors
+    /// When Postgres does not answer.
+    pub async fn login(&self, program: &str) -> Result<PgConnection> {
+        let url = fs::read_to_string(secrets(&self.workdir).join(format!("{program}-url")))?;
+        let options: PgConnectOptions = url.trim().parse()?;
+        options.connect().await.with_context(|| format!("connect as {program}"))
+    }
+
+    /// Makes a tenant with one key, as the operator would.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn tenant(&self, name: &str, spec: TenantSpec) -> Result<Tenant> {
+        let id = TenantId::new(uuid::Uuid::new_v4())?;
+        let key = ApiKey::generate();
+        let tenant = Tenant { id, name: name.to_owned(), key: key.expose().to_owned() };
+        self.apply(&tenant, spec).await?;
+        let mut operator = self.login("operator").await?;
+        sqlx::query("SELECT stellar.key_ensure($1, 'default', $2, $3, '5 minutes')")
+            .bind(id.uuid())
+            .bind(key.hash().as_bytes().as_slice())
+            .bind(key.display_prefix())
+            .execute(&mut operator)
+            .await?;
+        sqlx::query("SELECT stellar.role_ensure($1)").bind(id.uuid()).execute(&mut operator).await?;
+        Ok(tenant)
+    }
+
+    /// Applies a tenant's tier and limits.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn apply(&self, tenant: &Tenant, spec: TenantSpec) -> Result<()> {
+        let TenantSpec { tier, max_memories, requests_per_minute, max_agents, max_api_keys } = spec;
+        sqlx::query("SELECT stellar.tenant_apply($1, $2, $3, false, $4, $5, $6, $7, 1, $8)")
+            .bind(tenant.id.uuid())
+            .bind(&tenant.name)
+            .bind(tier)
+            .bind(max_memories)
+            .bind(max_agents)
+            .bind(max_api_keys)
+            .bind(requests_per_minute)
+            .bind(self.master.capability(tenant.id, 1).hash().as_bytes().as_slice())
+            .execute(&mut self.login("operator").await?)
+            .await?;
+        Ok(())
+    }
+
+    /// Starts an engine of the tenant's own, which logs in as its role, and lets that role in. Not yet the flip.
+    ///
+    /// # Errors
+    /// When Postgres refuses or the engine cannot be started.
+    pub async fn dedicated_engine(&self, tenant: &Tenant) -> Result<Program> {
+        let (role, password) = (RoleName::of(tenant.id), "password-of-a-test-tenant");
+        let statement = format!("ALTER ROLE {role} LOGIN PASSWORD '{password}'");
+        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut self.postgres.superuser("stellar").await?).await?;
+        sqlx::query("SELECT stellar.tenant_admit_role($1)")
+            .bind(tenant.id.uuid())
+            .execute(&mut self.login("operator").await?)
+            .await?;
+        let url_file = self.workdir.path().join(format!("{role}-url"));
+        fs::write(&url_file, format!("postgres://{role}:{password}@127.0.0.1:{}/stellar", self.postgres.port))?;
+        let (id, file) = (tenant.id.to_string(), url_file.display().to_string());
+        let own = ["--mode", "dedicated", "--tenant", &id, "--database-url-file", &file];
+        Program::start(&self.workdir, "engine", &args(&own, &[])).await
+    }
+
+    /// The flip: to an engine of its own, or back to the pool. The place before stays valid for `drain` (`30 s`).
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn place(&self, tenant: &Tenant, engine: Option<&Program>, drain: &str) -> Result<()> {
+        sqlx::query("SELECT stellar.tenant_place($1, $2, $3, $4::interval)")
+            .bind(tenant.id.uuid())
+            .bind(if engine.is_some() { "dedicated" } else { "pooled" })
+            .bind(engine.map(|engine| format!("127.0.0.1:{}", engine.port)))
+            .bind(drain)
+            .execute(&mut self.login("operator").await?)
+            .await?;
+        Ok(())
+    }
+}
+
+fn args(own: &[&str], further: &[&str]) -> Vec<String> {
+    own.iter().chain(further).map(|arg| (*arg).to_owned()).collect()
+}
+
+fn secrets(workdir: &Workdir) -> PathBuf {
+    workdir.path().join("secrets")
+}
+
+/// Runs the migrate program, which makes schema, logins and secrets as it does in a cluster.
+fn migrate(workdir: &Workdir, postgres: &Postgres) -> Result<()> {
+    let admin = workdir.path().join("admin-url");
+    fs::write(&admin, postgres.admin_url())?;
+    fs::create_dir_all(secrets(workdir))?;
+    let output = Command::new(binary("operator")?)
+        .args(["migrate", "--no-kubernetes", "--admin-url-file"])
+        .arg(&admin)
+        .arg("--secrets-dir")
+        .arg(secrets(workdir))
+        .output()
+        .context("run the migrate program")?;
+    if !output.status.success() {
+        bail!(
+            "migrate failed:\n{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! A real Postgres, made for one test process.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
+
+use crate::{Workdir, eventually_within, free_port};
+
+/// Postgres refuses to run as root: then it runs as the user `nobody`.
+const NOBODY: u32 = 65534;
+const PASSWORD: &str = "admin-of-a-test";
+
+/// A running server on 127.0.0.1 with password authentication, an administrator that is no superuser, and the
+/// database `stellar` that it owns.
+pub struct Postgres {
+    workdir: Workdir,
+    binaries: PathBuf,
+    child: Option<Child>,
+    /// The port on 127.0.0.1.
+    pub port: u16,
+}
+
+/// The folder with the server's programs: of `POSTGRES_BIN` if set, else Debian's, newest first.
+///
+/// # Errors
+/// When there is no server on this machine.
+pub fn find_postgres() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("POSTGRES_BIN") {
+        return Ok(folder.into());
+    }
+    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .filter(|folder| folder.join("initdb").exists())
+        .collect();
+    found.sort();
+    found
+        .pop()
+        .context("no Postgres server found: install the package postgresql, or set POSTGRES_BIN to its bin folder")
+}
+
+impl Postgres {
+    /// Makes and starts a server.
+    ///
+    /// # Errors
+    /// When there are no binaries or a step of the set-up fails.
+    pub async fn start(workdir: &Workdir) -> Result<Self> {
+        let binaries = find_postgres()?;
+        let data = workdir.path().join("postgres");
+        fs::create_dir(&data)?;
+        let password_file = workdir.path().join("superuser");
+        fs::write(&password_file, PASSWORD)?;
+        if is_root() {
+            std::os::unix::fs::chown(&data, Some(NOBODY), Some(NOBODY))?;
+        }
+        let output = unprivileged(&binaries.join("initdb"))
+            .args(["--username=postgres", "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8", "--locale=C"])
+            .arg(format!("--pwfile={}", password_file.display()))
+            .arg("--pgdata")
+            .arg(&data)
+            .output()
+            .context("run initdb")?;
+        if !output.status.success() {
+            bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let mut postgres = Self { workdir: workdir.clone(), binaries, child: None, port: free_port()? };
+        postgres.start_again().await?;
+        let mut superuser = postgres.superuser("postgres").await?;
+        for statement in
+            ["CREATE ROLE admin LOGIN CREATEROLE PASSWORD 'admin-of-a-test'", "CREATE DATABASE stellar OWNER admin"]
+        {
+            sqlx::query(statement).execute(&mut superuser).await.context("make the administrator and its database")?;
+        }
+        Ok(postgres)
+    }
+
+    /// The URL of the administrator, which owns the database and has CREATEROLE.
+    pub fn admin_url(&self) -> String {
+        format!("postgres://admin:{PASSWORD}@127.0.0.1:{}/stellar", self.port)
+    }
+
+    /// A connection as the superuser, which sees what row-level security hides.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn superuser(&self, database: &str) -> Result<PgConnection> {
+        self.options("postgres", PASSWORD, database).connect().await.context("connect as the superuser")
+    }
+
+    /// Options for a connection as any login.
+    pub fn options(&self, user: &str, password: &str, database: &str) -> PgConnectOptions {
+        PgConnectOptions::new().host("127.0.0.1").port(self.port).username(user).password(password).database(database)
+    }
+
+    /// Starts the server (again) and returns once it answers.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn start_again(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.workdir.path().join("postgres.log"))?;
+        let child = unprivileged(&self.binaries.join("postgres"))
+            .arg("-D")
+            .arg(self.workdir.path().join("postgres"))
+            .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
+            .args(["-c", "unix_socket_directories=", "-c", "max_connections=200"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start postgres")?;
+        self.workdir.adopt(&child, "INT")?;
+        self.child = Some(child);
+        eventually_within(Duration::from_secs(30), "Postgres answers", || async {
+            let connection = self.options("postgres", PASSWORD, "postgres").connect().await.ok()?;
+            connection.close().await.ok()
+        })
+        .await;
+        Ok(())
+    }
+
+    /// Stops the server as a crash would (SIGQUIT: immediate, recovery at the next start).
+    ///
+    /// # Errors
+    /// When the server was not running.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("Postgres is not running")?;
+        Command::new("kill").args(["-s", "QUIT", &child.id().to_string()]).status()?;
+        child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            // The janitor ends what cannot be ended here.
+            let _ = self.stop();
+        }
+    }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0)
+}
+
+fn unprivileged(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    // A folder that `nobody` may enter; cargo's own may be closed to it.
+    command.current_dir("/").env("LC_ALL", "C");
+    if is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}

@@ -1,0 +1,150 @@
+//! A program of the product, run as a process.
+
+use std::{
+    fs::File,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{Workdir, eventually_within, free_port};
+
+/// A running `gateway` or `engine`, with its health port. Killed when dropped.
+pub struct Program {
+    name: &'static str,
+    command: Command,
+    workdir: Workdir,
+    child: Child,
+    log: PathBuf,
+    /// Where its API listens: 127.0.0.1 and this port.
+    pub port: u16,
+    /// Where its health and metrics are: 127.0.0.1 and this port.
+    pub health_port: u16,
+}
+
+/// The path of a program of the product, built beside the test that asks.
+///
+/// # Errors
+/// When it is not built.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().find(|folder| folder.ends_with("deps")).and_then(|deps| deps.parent());
+    let path = folder.context("tests run from target/*/deps")?.join(name);
+    if !path.exists() {
+        bail!("{} is missing: run `cargo build --workspace --bins` first", path.display());
+    }
+    Ok(path)
+}
+
+impl Program {
+    /// Starts a program and returns once its `/readyz` answers 200.
+    ///
+    /// # Errors
+    /// When it is not built or cannot be started.
+    ///
+    /// # Panics
+    /// When it is not ready within 30 s; the end of its log is in the message.
+    pub async fn start(workdir: &Workdir, name: &'static str, args: &[String]) -> Result<Self> {
+        let program = Self::launch(workdir, name, args)?;
+        program.ready().await;
+        Ok(program)
+    }
+
+    /// Starts a program without waiting for it.
+    ///
+    /// # Errors
+    /// When it is not built or cannot be started.
+    pub fn launch(workdir: &Workdir, name: &'static str, args: &[String]) -> Result<Self> {
+        let (port, health_port) = (free_port()?, free_port()?);
+        let log = workdir.path().join(format!("{name}-{port}.log"));
+        let mut command = Command::new(binary(name)?);
+        command
+            .args(args)
+            .args(["--listen", &format!("127.0.0.1:{port}"), "--health-listen", &format!("127.0.0.1:{health_port}")])
+            .stdin(Stdio::null());
+        let child = spawn(&mut command, workdir, &log)?;
+        Ok(Self { name, command, workdir: workdir.clone(), child, log, port, health_port })
+    }
+
+    /// Waits until `/readyz` answers 200.
+    ///
+    /// # Panics
+    /// When it does not within 30 s.
+    pub async fn ready(&self) {
+        let url = format!("http://127.0.0.1:{}/readyz", self.health_port);
+        let what = format!("{} is ready; its log ends:\n{}", self.name, self.log_tail());
+        eventually_within(Duration::from_secs(30), &what, || async {
+            reqwest::get(&url).await.ok().filter(|answer| answer.status().is_success()).map(drop)
+        })
+        .await;
+    }
+
+    /// Kills the process (SIGKILL) and waits for its end.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks the process to end (SIGTERM), as Kubernetes does.
+    ///
+    /// # Errors
+    /// When `kill` cannot be run.
+    pub fn terminate(&self) -> Result<()> {
+        Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status()?;
+        Ok(())
+    }
+
+    /// Whether the process has ended by itself, and its exit status.
+    pub fn exited(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Starts it again on the same ports, without waiting for readiness.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart(&mut self) -> Result<()> {
+        self.child = spawn(&mut self.command, &self.workdir, &self.log)?;
+        Ok(())
+    }
+
+    /// Its whole log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its metrics page.
+    ///
+    /// # Errors
+    /// When the page cannot be read.
+    pub async fn metrics(&self) -> Result<String> {
+        Ok(reqwest::get(format!("http://127.0.0.1:{}/metrics", self.health_port)).await?.text().await?)
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().rev().take(15).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn spawn(command: &mut Command, workdir: &Workdir, log: &PathBuf) -> Result<Child> {
+    let file = File::options().create(true).append(true).open(log)?;
+    let child = command.stdout(file.try_clone()?).stderr(file).spawn().context("start a program")?;
+    workdir.adopt(&child, "TERM")?;
+    Ok(child)
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Both fail only when the process is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,89 @@
+//! A folder and the processes that live in it, both gone when the test process is.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use anyhow::{Context, Result};
+
+/// A folder under the system's temporary one, readable for the unprivileged user that runs Postgres.
+#[derive(Clone)]
+pub struct Workdir(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    /// Its standard input is a pipe that only this process holds: end of file means that this process is gone.
+    janitor: Mutex<Child>,
+}
+
+const JANITOR: &str = r#"
+cat >/dev/null
+if [ -f "$1/pids" ]; then
+    while read -r signal pid; do kill -s "$signal" "$pid" 2>/dev/null; done <"$1/pids"
+    tries=0
+    while read -r signal pid; do
+        while kill -0 "$pid" 2>/dev/null && [ "$tries" -lt 100 ]; do tries=$((tries + 1)); sleep 0.1; done
+        kill -s KILL "$pid" 2>/dev/null
+    done <"$1/pids"
+fi
+rm -rf "$1"
+"#;
+
+impl Workdir {
+    /// Makes the folder and its janitor.
+    ///
+    /// # Errors
+    /// When the temporary folder cannot be written or `sh` is missing.
+    pub fn new() -> Result<Self> {
+        let path =
+            tempfile::Builder::new().prefix("stellar-test-").tempdir().context("make a temporary folder")?.keep();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+            .context("open the temporary folder to Postgres")?;
+        let janitor = Command::new("sh")
+            .args(["-c", JANITOR, "janitor"])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start the janitor")?;
+        Ok(Self(Arc::new(Inner { path, janitor: Mutex::new(janitor) })))
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Puts a process into the janitor's care, to be ended with `signal` (a name as `kill -s` takes it).
+    ///
+    /// # Errors
+    /// When the list in the folder cannot be written.
+    pub fn adopt(&self, child: &Child, signal: &str) -> Result<()> {
+        let mut pids = OpenOptions::new().create(true).append(true).open(self.0.path.join("pids"))?;
+        writeln!(pids, "{signal} {}", child.id()).context("note a process for the janitor")
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Ok(mut janitor) = self.janitor.lock() else { return };
+        drop(janitor.stdin.take());
+        // An error here means that the janitor is gone already.
+        let _ = janitor.wait();
+    }
+}
+
+/// A port of 127.0.0.1 that was free a moment ago.
+///
+/// # Errors
+/// When the machine has none left.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0").context("find a free port")?.local_addr()?.port())
+}
