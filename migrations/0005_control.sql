@@ -98,21 +98,35 @@ AS $$
     WHERE u.id = p_id AND u.placement = 'pooled' AND u.role_access_until = 'infinity'
 $$;
 
+-- Whether cleaning up after this tenant may touch the identity: a Tenant that was refused with SM409 must be
+-- deletable without harm to the one that holds the identity.
+CREATE FUNCTION stellar.tenant_owned(p_id uuid, p_name text) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$ SELECT NOT EXISTS (SELECT FROM stellar.users u WHERE u.id = p_id AND u.name <> p_name) $$;
+
 -- Deletion policy Retain: the rows stay, nobody is served, every key ends.
-CREATE FUNCTION stellar.tenant_retire(p_id uuid) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION stellar.tenant_retire(p_id uuid, p_name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+    IF NOT stellar.tenant_owned(p_id, p_name) THEN
+        RETURN;
+    END IF;
     UPDATE stellar.api_keys k SET revoked_at = now() WHERE k.user_id = p_id AND k.revoked_at IS NULL;
     UPDATE stellar.users u SET retired_at = now(), placement = 'pooled', endpoint = NULL, pool_access_until = NULL,
         role_access_until = NULL, updated_at = now()
     WHERE u.id = p_id AND u.retired_at IS NULL;
+END
 $$;
 
 -- Deletion policy Delete, in steps: call until it returns true. At most `p_batch` memories or changes go in one call.
-CREATE FUNCTION stellar.tenant_erase(p_id uuid, p_batch integer) RETURNS boolean
+CREATE FUNCTION stellar.tenant_erase(p_id uuid, p_name text, p_batch integer) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    IF NOT stellar.tenant_owned(p_id, p_name) THEN
+        RETURN true;
+    END IF;
     -- First nobody can write any more, and the triggers know that nothing is to be counted.
     UPDATE stellar.users u SET retired_at = now() WHERE u.id = p_id AND u.retired_at IS NULL;
     DELETE FROM stellar.usage u WHERE u.user_id = p_id;
@@ -167,8 +181,9 @@ GRANT EXECUTE ON FUNCTION
     stellar.tenant_admit_role(uuid),
     stellar.tenant_place(uuid, text, text, interval),
     stellar.tenant_dismiss_role(uuid),
-    stellar.tenant_retire(uuid),
-    stellar.tenant_erase(uuid, integer),
+    stellar.tenant_owned(uuid, text),
+    stellar.tenant_retire(uuid, text),
+    stellar.tenant_erase(uuid, text, integer),
     stellar.key_ensure(uuid, text, bytea, text, interval)
 TO stellar_operator;
 RESET ROLE;

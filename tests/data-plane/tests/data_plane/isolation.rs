@@ -55,7 +55,7 @@ const ATTACKS: &[(&str, Breach, &str)] = &[
     ("puts a table of its own in front", Breach::Accepted, "CREATE TEMP TABLE users (id uuid)"),
     ("makes an object in our schema", Breach::Accepted, "CREATE TABLE stellar.mine (a int)"),
     ("makes an object in public", Breach::Accepted, "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'"),
-    ("erases the victim", Breach::Accepted, "SELECT stellar.tenant_erase('{B}', 1)"),
+    ("erases the victim", Breach::Accepted, "SELECT stellar.tenant_erase('{B}', 'victim', 1)"),
     ("moves itself", Breach::Accepted, "SELECT stellar.tenant_place('{A}', 'pooled', NULL, '0 s')"),
     ("raises its own quota", Breach::Accepted, "UPDATE stellar.usage SET memory_limit = -1"),
     ("makes itself a key", Breach::Accepted, "SELECT stellar.key_create('{A}', 'a', sha256('x'), 'x', NULL, NULL, 'a')"),
@@ -154,8 +154,8 @@ const FAULTS: &[Fault] = &[
         noticed_by: "reads capability hashes",
     },
     Fault {
-        breaks: "GRANT EXECUTE ON FUNCTION stellar.tenant_erase(uuid, integer) TO PUBLIC",
-        mends: "REVOKE EXECUTE ON FUNCTION stellar.tenant_erase(uuid, integer) FROM PUBLIC",
+        breaks: "GRANT EXECUTE ON FUNCTION stellar.tenant_erase(uuid, text, integer) TO PUBLIC",
+        mends: "REVOKE EXECUTE ON FUNCTION stellar.tenant_erase(uuid, text, integer) FROM PUBLIC",
         noticed_by: "erases the victim",
     },
     Fault {
