@@ -52,8 +52,8 @@ diagnose() {
     echo "$namespace/$pod ($reason)"
     ((++shown <= 4)) || continue
     kubectl -n "$namespace" get pod "$pod" -o \
-      'jsonpath={range .status.containerStatuses[*]}{.name}{": "}{.state.waiting.reason}{" "}{.state.waiting.message}{.state.terminated.reason}{"\n"}{end}' | sed 's/^/    /'
-    kubectl -n "$namespace" logs "$pod" --all-containers --tail=12 2>/dev/null | sed 's/^/    | /'
+      'jsonpath={range .status.containerStatuses[*]}{.name}{": "}{.state.waiting.reason}{" "}{.state.waiting.message}{.state.terminated.reason}{"\n"}{end}' | sed 's/^/    /' || true
+    kubectl -n "$namespace" logs "$pod" --all-containers --tail=12 2>/dev/null | sed 's/^/    | /' || true
   done < <(kubectl get pods -A --no-headers -o \
     'custom-columns=N:.metadata.namespace,P:.metadata.name,R:.status.conditions[?(@.type=="Ready")].status,S:.status.phase')
   echo "--- warnings"
