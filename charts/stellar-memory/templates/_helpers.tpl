@@ -53,18 +53,26 @@ annotations:
 {{- end }}
 
 {{- define "stellar-memory.image" -}}
-{{- with .Values.image -}}
+{{ include "stellar-memory.reference" (merge (dict "tag" (.Values.image.tag | default .Chart.AppVersion)) .Values.image) }}
+{{- end }}
+
+{{/* repository, tag, digest. A tag of digits alone is a number in values. */}}
+{{- define "stellar-memory.reference" -}}
 {{- if .digest -}}
 {{ .repository }}@{{ .digest }}
 {{- else -}}
-{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{ .repository }}:{{ include "stellar-memory.text" .tag }}
 {{- end -}}
-{{- end -}}
+{{- end }}
+
+{{/* A scalar as text; a large number not as 1e+06. */}}
+{{- define "stellar-memory.text" -}}
+{{ kindIs "float64" . | ternary (toJson .) (toString .) }}
 {{- end }}
 
 {{/* dict root, component */}}
 {{- define "stellar-memory.serviceAccountName" -}}
-{{- $account := (index .root.Values .component).serviceAccount -}}
+{{- $account := (.values | default (index .root.Values .component)).serviceAccount -}}
 {{- if $account.name -}}
 {{ $account.name }}
 {{- else if $account.create -}}

@@ -1,9 +1,12 @@
 {{/* Labels and annotations of a pod. dict root, component; optional annotations */}}
 {{- define "stellar-memory.podMetadata" -}}
-{{- $values := index .root.Values .component -}}
+{{- $values := .values | default (index .root.Values .component) -}}
 labels:
   {{- include "stellar-memory.selectorLabels" . | nindent 2 }}
   app.kubernetes.io/part-of: stellar-memory
+  {{- if has .component (list "operator" "gateway" "engine") }}
+  stellar-memory.dev/metrics: "true"
+  {{- end }}
   {{- with merge (dict) $values.podLabels .root.Values.commonLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -14,7 +17,8 @@ annotations:
 {{- end }}
 
 {{/*
-Account, security and scheduling of a pod of the product's own image. dict root, component, token (bool)
+Account, security and scheduling of a pod of the product's own image. dict root, component, token (bool); optional values,
+for a pod that is no component of values.yaml
 
 Secrets that the migrate Job makes are mounted as required volumes, not optional ones: a pod that comes too early
 stays in ContainerCreating, and the kubelet tries again after 0.5, 1, 2, 4 … s. The Job makes the Secrets
@@ -22,7 +26,7 @@ before it waits for Postgres, so this costs a few seconds once. An optional volu
 at once, but the kubelet fills it in only at the pod's next sync, about a minute later.
 */}}
 {{- define "stellar-memory.podSpec" -}}
-{{- $values := index .root.Values .component -}}
+{{- $values := .values | default (index .root.Values .component) -}}
 serviceAccountName: {{ include "stellar-memory.serviceAccountName" . }}
 automountServiceAccountToken: {{ .token }}
 enableServiceLinks: false
@@ -43,7 +47,7 @@ securityContext:
 
 {{/* dict root, component */}}
 {{- define "stellar-memory.scheduling" -}}
-{{- $values := index .root.Values .component -}}
+{{- $values := .values | default (index .root.Values .component) -}}
 {{- with $values.priorityClassName -}}
 priorityClassName: {{ . }}
 {{ end -}}
@@ -80,7 +84,7 @@ topologySpreadConstraints:
 
 {{/* Image, security, resources and environment of a container of the product. dict root, component; optional resources */}}
 {{- define "stellar-memory.container" -}}
-{{- $values := index .root.Values .component -}}
+{{- $values := .values | default (index .root.Values .component) -}}
 image: {{ include "stellar-memory.image" .root }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 terminationMessagePolicy: FallbackToLogsOnError
@@ -93,10 +97,12 @@ resources:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 env:
-  - name: LOG_LEVEL
+  - name: RUST_LOG
     value: {{ $values.logLevel | default .root.Values.logging.level | quote }}
   - name: LOG_FORMAT
     value: {{ .root.Values.logging.format }}
+  - name: POD_NAME
+    valueFrom: {fieldRef: {fieldPath: metadata.name}}
   {{- with .root.Values.telemetry.otlpEndpoint }}
   - name: OTEL_EXPORTER_OTLP_ENDPOINT
     value: {{ . | quote }}

@@ -17,6 +17,9 @@ spec:
         - --admin-url-file=/etc/stellar-memory/admin-url
         - --namespace={{ .Release.Namespace }}
         - --tiers-file=/etc/stellar-memory-tiers/tiers.yaml
+        {{- if and (not .Values.postgres.enabled) .Values.postgres.external.host }}
+        - --pool-host={{ .Values.postgres.external.host }}{{ with .Values.postgres.external.port }}:{{ . }}{{ end }}
+        {{- end }}
         {{- with .Values.migrate.extraArgs }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -34,5 +37,8 @@ spec:
 
 {{/* The default Tiers, as the Job reads them. */}}
 {{- define "stellar-memory.tiers" -}}
+{{- if hasKey .Values.tiers "team" }}
+{{- fail "tiers.team: tier `team` was renamed to promax" }}
+{{- end -}}
 {{ toYaml .Values.tiers }}
 {{- end }}
