@@ -16,7 +16,8 @@ test: ## run every suite: unit, data plane, and the whole product on a fresh nod
 	@tests/cluster/test
 
 bench: ## measure recall, stores and their latencies
-	@cargo bench --workspace
+	@cargo build --workspace --bins
+	@cargo run -q -p bench
 
 lint: ## check format, lints, scripts, the chart and the generated resources
 	@tests/cluster/lint
