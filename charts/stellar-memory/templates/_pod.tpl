@@ -97,8 +97,10 @@ resources:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 env:
+  {{- with $values.logLevel | default .root.Values.logging.level }}
   - name: RUST_LOG
-    value: {{ $values.logLevel | default .root.Values.logging.level | quote }}
+    value: {{ . | quote }}
+  {{- end }}
   - name: LOG_FORMAT
     value: {{ .root.Values.logging.format }}
   - name: POD_NAME

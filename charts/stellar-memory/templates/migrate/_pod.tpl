@@ -16,6 +16,7 @@ spec:
         - migrate
         - --admin-url-file=/etc/stellar-memory/admin-url
         - --namespace={{ .Release.Namespace }}
+        - --wait-seconds={{ .Values.migrate.waitSeconds }}
         - --tiers-file=/etc/stellar-memory-tiers/tiers.yaml
         {{- if and (not .Values.postgres.enabled) .Values.postgres.external.host }}
         - --pool-host={{ .Values.postgres.external.host }}{{ with .Values.postgres.external.port }}:{{ . }}{{ end }}
