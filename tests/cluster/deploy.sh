@@ -84,7 +84,7 @@ apply_samples() { wait_for 30 "the API server to take Tenants" kubectl apply -f 
 
 wait_for_tenants() { kubectl wait --for=condition=Ready tenant --all --all-namespaces --timeout=180s; }
 
-sample_tenants() { kubectl get -f "$CHART/samples/" -o 'jsonpath={range .items[?(@.kind=="Tenant")]}{.metadata.name}{"\n"}{end}'; }
+sample_tenants() { kubectl get -f "$CHART/samples/" -o name | sed -n 's|^tenant\.stellar-memory\.dev/||p'; }
 
 # Stores, recalls and forgets one memory as a tenant.
 round_trip() { # GATEWAY_URL TENANT
@@ -119,8 +119,10 @@ deploy() { # HELM_ARGUMENT…
 }
 
 try_tenants() { # GATEWAY_URL
-  local tenant
-  for tenant in $(sample_tenants); do
+  local tenants tenant
+  tenants=$(sample_tenants)
+  [[ -n $tenants ]] || die "there is no Tenant in $CHART/samples to try."
+  for tenant in $tenants; do
     step "store and recall as $tenant" round_trip "$1" "$tenant"
   done
 }
@@ -130,7 +132,7 @@ try_tenants() { # GATEWAY_URL
 prepare_node() { # DIR
   local dir=$1 tools bin product postgres tag
   loud_step "Debian packages" "$CLUSTER_DIR/packages"
-  loud_step "Kubernetes, etcd and helm" "$CLUSTER_DIR/tools"
+  loud_step "Kubernetes, etcd and helm" build_tools
   tools=$("$CLUSTER_DIR/tools")
   export PATH=$tools:$PATH KUBECONFIG=$dir/kubeconfig
   command -v cargo >/dev/null || die "cargo is missing; install Rust as rust-toolchain.toml names it, then run this again."
@@ -144,6 +146,8 @@ prepare_node() { # DIR
   # shellcheck disable=SC2034 # for the caller
   mapfile -t node_images < <(image_values "localhost/stellar-memory:$tag" localhost/stellar-postgres:15)
 }
+
+build_tools() { "$CLUSTER_DIR/tools" "$@" >/dev/null; }
 
 make_images() { # BIN_DIR
   "$CLUSTER_DIR/images" product "$1" auto >"$scratch/product"
