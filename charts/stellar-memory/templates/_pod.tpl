@@ -21,9 +21,9 @@ Account, security and scheduling of a pod of the product's own image. dict root,
 for a pod that is no component of values.yaml
 
 Secrets that the migrate Job makes are mounted as required volumes, not optional ones: a pod that comes too early
-stays in ContainerCreating, and the kubelet tries again after 0.5, 1, 2, 4 … s. The Job makes the Secrets
-before it waits for Postgres, so this costs a few seconds once. An optional volume would start the program
-at once, but the kubelet fills it in only at the pod's next sync, about a minute later.
+stays in ContainerCreating, and the kubelet tries again after 0.5, 1, 2, 4 … s, so this costs some seconds
+at the first install and nothing later. An optional volume would start the program at once, but the kubelet
+fills it in only at the pod's next sync, about a minute later.
 */}}
 {{- define "stellar-memory.podSpec" -}}
 {{- $values := .values | default (index .root.Values .component) -}}
