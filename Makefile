@@ -1,7 +1,7 @@
 # The front door: every target is one script under tests/cluster or one cargo command, and says what it does.
 # Always holds: no target leaves a process behind, `up` aside, which `down` ends.
 
-.PHONY: help up down test bench lint crds
+.PHONY: help up down test bench lint
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,3 @@ bench: ## measure recall, stores and their latencies
 
 lint: ## check format, lints, scripts, the chart and the generated resources
 	@tests/cluster/lint
-
-crds: ## write the generated custom resource definitions anew
-	@tests/cluster/lint --write-crds
