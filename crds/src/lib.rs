@@ -3,8 +3,6 @@
 //!
 //! The generated YAML is committed in `crds/generated`; a test compares it with these types.
 
-#![expect(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
-
 mod condition;
 mod definitions;
 mod engine;

@@ -1,1 +1,7 @@
-//! placeholder
+//! The operator: the only part that touches both Kubernetes and Postgres. It turns `Tenant` and `Tier` resources
+//! into database identities with row-level security, Secrets, quotas, policies and, on dedicated tiers, engines.
+
+pub mod config;
+pub mod migrate;
+pub mod postgres_url;
+pub mod scram;

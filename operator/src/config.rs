@@ -1,0 +1,164 @@
+//! The command line. Values are domain types on arrival; the doc comments are the help.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::postgres_url::Address;
+
+/// The operator of stellar-memory: turns Tenants into database identities, secrets, quotas and engines.
+#[derive(Parser)]
+#[command(name = "operator", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program does.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Watch Tenants and Tiers and make them true.
+    Run(Box<RunArgs>),
+    /// Bring the database, its logins, the custom resource definitions and the default tiers to this release.
+    Migrate(MigrateArgs),
+    /// Print the custom resource definitions as YAML.
+    Crds,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Arguments of `operator migrate`.
+#[derive(Args)]
+pub struct MigrateArgs {
+    /// File with the administrator's database URL. It owns the database and has CREATEROLE; it need not be superuser.
+    #[arg(long, env = "ADMIN_URL_FILE", required_unless_present = "admin_url")]
+    pub admin_url_file: Option<PathBuf>,
+    /// The administrator's database URL, from the environment only.
+    #[arg(long, env = "ADMIN_URL", hide = true, hide_env_values = true)]
+    pub admin_url: Option<String>,
+    /// Namespace of the installation, where the Secrets go.
+    #[arg(long, env = "NAMESPACE", default_value = "stellar-system")]
+    pub namespace: String,
+    /// host[:port] of a pooler that stands between the pooled engine and Postgres.
+    #[arg(long, value_parser = parse_address)]
+    pub pool_host: Option<Address>,
+    /// YAML file with the tiers to start with (name: spec), instead of free, pro and promax.
+    #[arg(long)]
+    pub tiers_file: Option<PathBuf>,
+    /// How long to wait for Postgres, in seconds.
+    #[arg(long, default_value_t = 300)]
+    pub wait_seconds: u64,
+    /// Do without a cluster: only the database, and files in --secrets-dir instead of Secrets.
+    #[arg(long, requires = "secrets_dir")]
+    pub no_kubernetes: bool,
+    /// Folder for the files operator-url, gateway-url, pool-url and master-key.
+    #[arg(long, requires = "no_kubernetes")]
+    pub secrets_dir: Option<PathBuf>,
+    /// How log lines look.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Arguments of `operator run`.
+#[derive(Args)]
+pub struct RunArgs {
+    /// File with the operator's database URL. The program waits until it is there.
+    #[arg(long, env = "DATABASE_URL_FILE", required_unless_present = "database_url")]
+    pub database_url_file: Option<PathBuf>,
+    /// The operator's database URL, from the environment only.
+    #[arg(long, env = "DATABASE_URL", hide = true, hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// File with the master key (64 hex digits). The program waits until it is there.
+    #[arg(long, env = "MASTER_KEY_FILE")]
+    pub master_key_file: PathBuf,
+    /// Namespace of the installation: API keys go there, the gateway runs there.
+    #[arg(long, env = "NAMESPACE", default_value = "stellar-system")]
+    pub namespace: String,
+    /// Image of dedicated engines.
+    #[arg(long, env = "ENGINE_IMAGE")]
+    pub engine_image: String,
+    /// Pull policy of dedicated engines: Always, IfNotPresent or Never.
+    #[arg(long, default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub engine_image_pull_policy: String,
+    /// Host by which a dedicated engine reaches Postgres; the operator's own if absent.
+    #[arg(long)]
+    pub database_host: Option<String>,
+    /// Port by which a dedicated engine reaches Postgres; the operator's own if absent.
+    #[arg(long)]
+    pub database_port: Option<u16>,
+    /// Database that a dedicated engine opens; the operator's own if absent.
+    #[arg(long)]
+    pub database_name: Option<String>,
+    /// TLS mode of a dedicated engine: disable, prefer, require, verify-ca or verify-full; the operator's own if absent.
+    #[arg(long)]
+    pub database_sslmode: Option<String>,
+    /// Most connections of a dedicated engine's login, per replica.
+    #[arg(long, default_value_t = 8)]
+    pub engine_connections: u32,
+    /// Domain of cluster-internal names.
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// How long both placements serve while a tenant moves, in seconds.
+    #[arg(long, default_value_t = 30)]
+    pub drain_seconds: u32,
+    /// How long a key that was replaced still works, in seconds.
+    #[arg(long, default_value_t = 0)]
+    pub key_overlap_seconds: u32,
+    /// Labels of the gateway's pods in --namespace: the only ones that may call a dedicated engine.
+    #[arg(long, default_value = "app.kubernetes.io/name=stellar-memory,app.kubernetes.io/component=gateway", value_parser = parse_labels)]
+    pub gateway_selector: Labels,
+    /// Namespaces whose pods may read the metrics of dedicated engines.
+    #[arg(long)]
+    pub metrics_namespace: Vec<String>,
+    /// Address of health and metrics.
+    #[arg(long, default_value = "0.0.0.0:9090")]
+    pub health_listen: SocketAddr,
+    /// This pod's name: who holds the lease and reports events.
+    #[arg(long, env = "POD_NAME", default_value = "operator")]
+    pub pod_name: String,
+    /// How log lines look.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Labels that select pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels(pub std::collections::BTreeMap<String, String>);
+
+fn parse_address(text: &str) -> Result<Address, String> {
+    text.parse().map_err(|_| "expected host or host:port".to_owned())
+}
+
+fn parse_labels(text: &str) -> Result<Labels, String> {
+    let pairs = text.split(',').map(|pair| match pair.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err(format!("expected key=value[,key=value…], found `{pair}`")),
+    });
+    pairs.collect::<Result<_, _>>().map(Labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn labels_read() {
+        assert_eq!(parse_labels("a=b,c=d").map(|l| l.0.len()), Ok(2));
+        assert!(parse_labels("a").is_err());
+    }
+}

@@ -1,0 +1,87 @@
+//! The program `operator`: `run`, `migrate`, `crds`.
+
+use std::{
+    fs,
+    io::{self, IsTerminal},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::Parser;
+use operator::{
+    config::{Cli, Command, LogFormat, MigrateArgs},
+    migrate::{Migration, Vault, read_tiers},
+    postgres_url::{Address, PostgresUrl},
+};
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Crds => print_definitions(),
+        Command::Migrate(args) => {
+            start_log(args.log_format);
+            migrate(args).await
+        }
+        Command::Run(args) => {
+            start_log(args.log_format);
+            Err(anyhow::anyhow!("not built in this release: {}", args.namespace))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("operator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,kube=warn"));
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}
+
+fn print_definitions() -> anyhow::Result<()> {
+    for definition in crds::definitions() {
+        println!("---\n{}", definition.yaml()?.trim_end());
+    }
+    Ok(())
+}
+
+async fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
+    install_tls()?;
+    let url = match (args.admin_url_file, args.admin_url) {
+        (Some(file), _) => read_secret_file(&file)?,
+        (None, Some(url)) => url,
+        (None, None) => anyhow::bail!("no administrator's URL: give --admin-url-file"),
+    };
+    let admin: PostgresUrl = url.parse().context("the administrator's database URL")?;
+    let vault = match args.secrets_dir {
+        Some(folder) if args.no_kubernetes => Vault::Files(folder),
+        _ => {
+            let client = kube::Client::try_default().await.context("find the cluster")?;
+            Vault::Kubernetes { client, namespace: args.namespace }
+        }
+    };
+    let tiers = args.tiers_file.map(read_tiers).transpose()?;
+    let pool = args.pool_host.unwrap_or_else(Address::default);
+    Migration { admin, pool, vault, patience: Duration::from_secs(args.wait_seconds), tiers }.run().await?;
+    Ok(())
+}
+
+fn read_secret_file(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+}
+
+fn install_tls() -> anyhow::Result<()> {
+    let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    installed.map_err(|_| anyhow::anyhow!("a TLS provider is already there"))
+}

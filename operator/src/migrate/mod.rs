@@ -1,0 +1,121 @@
+//! `operator migrate`: brings the database to this release's schema, sees that every login has a password and a
+//! Secret, and applies definitions and default tiers. Every step may be repeated, and a crash between two steps
+//! heals on the next run.
+
+mod logins;
+mod resources;
+mod schema;
+mod vault;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use crds::{Tier, TierSpec};
+use tenancy::MasterKey;
+
+use crate::postgres_url::{Address, PostgresUrl, PostgresUrlError};
+
+pub use vault::Vault;
+
+/// What a run works on.
+pub struct Migration {
+    /// The administrator: owner of the database, with CREATEROLE.
+    pub admin: PostgresUrl,
+    /// The pooler between the pooled engine and Postgres, if there is one.
+    pub pool: Address,
+    /// Where logins and master key are kept.
+    pub vault: Vault,
+    /// How long to wait for Postgres.
+    pub patience: Duration,
+    /// The tiers to start with; `None` for the built-in ones.
+    pub tiers: Option<Vec<Tier>>,
+}
+
+/// Why a run ended.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// A URL cannot be used.
+    #[error("the database URL of {of}")]
+    Url {
+        /// Whose URL.
+        of: &'static str,
+        /// Why.
+        source: PostgresUrlError,
+    },
+    /// Postgres did not answer in time.
+    #[error("Postgres did not accept the administrator's login within {} s", patience.as_secs())]
+    Unreachable {
+        /// How long was waited.
+        patience: Duration,
+        /// The last answer.
+        source: sqlx::Error,
+    },
+    /// A migration failed; Postgres rolled it back.
+    #[error("migrate the schema")]
+    Schema(#[source] Box<sqlx::migrate::MigrateError>),
+    /// A statement failed.
+    #[error("{operation}")]
+    Postgres {
+        /// What was being done.
+        operation: &'static str,
+        /// Postgres' answer.
+        source: sqlx::Error,
+    },
+    /// A Secret or file cannot be used.
+    #[error(transparent)]
+    Vault(#[from] vault::VaultError),
+    /// The API server refused.
+    #[error("{operation} {name}")]
+    Kubernetes {
+        /// What was being done.
+        operation: &'static str,
+        /// To which object.
+        name: String,
+        /// Its answer.
+        source: Box<kube::Error>,
+    },
+    /// A tier's limits are out of range.
+    #[error("tier {0}: a limit is out of range")]
+    Tier(String),
+    /// The tiers file cannot be used.
+    #[error("read the tiers file {}: {reason}", path.display())]
+    TiersFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Migration {
+    /// Runs all steps.
+    ///
+    /// # Errors
+    /// [`MigrateError`] of the first step that fails; earlier steps stay done.
+    pub async fn run(self) -> Result<(), MigrateError> {
+        let tiers = self.tiers.unwrap_or_else(crds::default_tiers);
+        // The master key comes first: gateway and operator wait for it.
+        if self.vault.keep_or_make_master_key(MasterKey::generate).await? {
+            tracing::info!("made the master key");
+        }
+        let mut admin = schema::connect(&self.admin, self.patience).await?;
+        schema::migrate(&mut admin).await?;
+        logins::ensure(&mut admin, &self.admin, &self.pool, &self.vault).await?;
+        match &self.vault {
+            Vault::Kubernetes { client, .. } => resources::apply(client, &tiers).await?,
+            Vault::Files(_) => schema::write_tiers(&mut admin, &tiers).await?,
+        }
+        tracing::info!("database, logins and definitions are up to date");
+        Ok(())
+    }
+}
+
+/// Reads `name: spec` pairs.
+///
+/// # Errors
+/// [`MigrateError::TiersFile`].
+pub fn read_tiers(path: PathBuf) -> Result<Vec<Tier>, MigrateError> {
+    let refuse = |reason: String| MigrateError::TiersFile { path: path.clone(), reason };
+    let text = std::fs::read_to_string(&path).map_err(|e| refuse(e.to_string()))?;
+    let specs: BTreeMap<String, TierSpec> = serde_saphyr::from_str(&text).map_err(|e| refuse(e.to_string()))?;
+    Ok(specs.into_iter().map(|(name, spec)| Tier::new(&name, spec)).collect())
+}
