@@ -1,0 +1,93 @@
+//! What the directory reads from Postgres. A row that makes no sense is left out and said, never fatal.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures::TryStreamExt;
+use sqlx::{FromRow, PgPool};
+use tenancy::{ApiKeyHash, Placement, TenantId};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{KeyHolder, Rows, Target, TenantRow};
+
+#[derive(FromRow)]
+struct User {
+    id: Uuid,
+    tier: String,
+    placement: String,
+    endpoint: Option<String>,
+    suspended: bool,
+    requests_per_minute: i32,
+    capability_generation: i32,
+}
+
+#[derive(FromRow)]
+struct Key {
+    user_id: Uuid,
+    id: Uuid,
+    agent: String,
+    #[sqlx(rename = "key_hash")]
+    hash: Vec<u8>,
+    expires_at: Option<OffsetDateTime>,
+}
+
+/// Every tenant that is served, with its keys.
+pub(super) async fn all(pool: &PgPool) -> Result<Rows, sqlx::Error> {
+    some(pool, None).await
+}
+
+/// These tenants, as far as they are served, with their keys.
+pub(super) async fn these(pool: &PgPool, ids: &[TenantId]) -> Result<Rows, sqlx::Error> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+    some(pool, Some(&ids)).await
+}
+
+/// Tenants first: a key that is made in between has a notice of its own.
+async fn some(pool: &PgPool, ids: Option<&[Uuid]>) -> Result<Rows, sqlx::Error> {
+    let mut rows = Rows::default();
+    let mut connection = pool.acquire().await?;
+
+    let mut users = sqlx::query_as::<_, User>(
+        "SELECT id, tier, placement, endpoint, suspended, requests_per_minute, capability_generation \
+         FROM stellar.users WHERE retired_at IS NULL AND ($1::uuid[] IS NULL OR id = ANY ($1))",
+    )
+    .bind(ids)
+    .persistent(false)
+    .fetch(&mut *connection);
+    while let Some(user) = users.try_next().await? {
+        rows.tenants.extend(tenant_row(user));
+    }
+    drop(users);
+
+    let mut agents: HashMap<String, Arc<str>> = HashMap::new();
+    let mut keys = sqlx::query_as::<_, Key>(
+        "SELECT user_id, id, agent, key_hash, expires_at FROM stellar.api_keys \
+         WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) \
+         AND ($1::uuid[] IS NULL OR user_id = ANY ($1))",
+    )
+    .bind(ids)
+    .persistent(false)
+    .fetch(&mut *connection);
+    while let Some(Key { user_id, id, agent, hash, expires_at }) = keys.try_next().await? {
+        let (Ok(tenant), Ok(hash)) = (TenantId::new(user_id), <[u8; 32]>::try_from(hash)) else { continue };
+        // Most agents of most tenants have one of a few names.
+        let agent = agents.entry(agent).or_insert_with_key(|name| name.as_str().into()).clone();
+        rows.keys.push((ApiKeyHash::from_bytes(hash), KeyHolder { tenant, agent, key_id: id, expires_at }));
+    }
+    Ok(rows)
+}
+
+fn tenant_row(user: User) -> Option<TenantRow> {
+    let User { id, tier, placement, endpoint, suspended, requests_per_minute, capability_generation } = user;
+    let target = match (placement.parse(), endpoint) {
+        (Ok(Placement::Pooled), _) => Target::Pooled,
+        (Ok(Placement::Dedicated), Some(endpoint)) => Target::Dedicated(endpoint.into()),
+        (Ok(Placement::Dedicated), None) | (Err(_), _) => {
+            tracing::warn!(tenant = %id, placement, "a tenant's placement makes no sense; it is not served");
+            return None;
+        }
+    };
+    let id = TenantId::new(id).ok()?;
+    let requests_per_minute = u32::try_from(requests_per_minute).unwrap_or(1).max(1);
+    Some(TenantRow { id, tier, target, suspended, requests_per_minute, capability_generation })
+}

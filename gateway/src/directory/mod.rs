@@ -1,0 +1,316 @@
+//! The directory: every tenant, and which key is whose, in memory. No request asks Postgres who it is or where it goes.
+//!
+//! One task writes ([`refresh`]); requests read under a lock that is held for one lookup and never across an await.
+//! Two tables under one lock instead of an immutable snapshot, since one tenant's change then costs its own entries
+//! and not a copy of ten thousand. While Postgres is away the tables stay as they are, and `age` tells since when.
+
+mod load;
+mod refresh;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::HeaderValue;
+use tenancy::{ApiKeyHash, MasterKey, TenantId};
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+pub use refresh::Refresher;
+
+use crate::limit::Limiter;
+
+/// A tenant as requests need it. Holds a capability, so no `Debug`.
+pub struct Tenant {
+    /// Its identity.
+    pub id: TenantId,
+    /// The name of its tier, as Postgres has it.
+    pub tier: Arc<str>,
+    /// Where its requests go.
+    pub target: Target,
+    /// Whether it is refused for now.
+    pub suspended: bool,
+    /// Its effective rate over all gateways.
+    pub requests_per_minute: u32,
+    /// What the engine shows to Postgres; marked sensitive.
+    pub capability: HeaderValue,
+    /// What is left of its rate here. Survives reloads.
+    pub limiter: Arc<Limiter>,
+}
+
+/// Where a tenant's requests go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// The engine of all pooled tenants.
+    Pooled,
+    /// Its own engine: host:port.
+    Dedicated(Arc<str>),
+}
+
+/// What the directory knows of a key.
+#[derive(Clone)]
+pub struct KeyHolder {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The agent.
+    pub agent: Arc<str>,
+    /// The key's id.
+    pub key_id: Uuid,
+    /// Until when it counts.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// A row of `stellar.users` that is served.
+pub struct TenantRow {
+    /// Its identity.
+    pub id: TenantId,
+    /// The name of its tier.
+    pub tier: String,
+    /// Where its requests go.
+    pub target: Target,
+    /// Whether it is refused for now.
+    pub suspended: bool,
+    /// Its effective rate.
+    pub requests_per_minute: u32,
+    /// Which capability counts.
+    pub capability_generation: i32,
+}
+
+/// Rows as Postgres returned them: whole tenants with all their keys.
+#[derive(Default)]
+pub struct Rows {
+    /// The tenants.
+    pub tenants: Vec<TenantRow>,
+    /// Their keys.
+    pub keys: Vec<(ApiKeyHash, KeyHolder)>,
+}
+
+#[derive(Default)]
+struct Tables {
+    tenants: HashMap<TenantId, Entry>,
+    keys: HashMap<ApiKeyHash, KeyHolder>,
+}
+
+struct Entry {
+    tenant: Arc<Tenant>,
+    keys: Vec<ApiKeyHash>,
+}
+
+/// When the tables were known to agree with Postgres.
+#[derive(Clone, Copy)]
+enum Freshness {
+    /// Notices arrive.
+    Current,
+    /// Since then they do not.
+    StaleSince(Instant),
+}
+
+/// See the module.
+pub struct Directory {
+    tables: RwLock<Tables>,
+    master_key: MasterKey,
+    loaded: AtomicBool,
+    freshness: RwLock<Freshness>,
+    asks: mpsc::Sender<Ask>,
+}
+
+/// A wish to the refresher.
+pub(crate) enum Ask {
+    /// Postgres tells that this tenant changed.
+    Changed(TenantId),
+    /// A request wants to be sure about this tenant.
+    Verify(TenantId, oneshot::Sender<bool>),
+    /// Notices arrive (again): anything may have happened before.
+    Listening,
+    /// Notices stopped.
+    Deaf,
+}
+
+/// Sizes for the metrics.
+pub struct Size {
+    /// Tenants that are served.
+    pub tenants: usize,
+    /// Live keys.
+    pub keys: usize,
+}
+
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Directory {
+    /// An empty directory and the wishes that its refresher has to read.
+    pub(crate) fn new(master_key: MasterKey) -> (Arc<Self>, mpsc::Receiver<Ask>) {
+        let (asks, wishes) = mpsc::channel(1024);
+        let directory = Self {
+            tables: RwLock::default(),
+            master_key,
+            loaded: AtomicBool::new(false),
+            freshness: RwLock::new(Freshness::StaleSince(Instant::now())),
+            asks,
+        };
+        (Arc::new(directory), wishes)
+    }
+
+    /// A loaded directory of given rows that nothing refreshes: for tests.
+    pub fn fixed(master_key: MasterKey, rows: Rows) -> Arc<Self> {
+        let (directory, _) = Self::new(master_key);
+        directory.replace_all(rows);
+        directory
+    }
+
+    /// Whether the tables were loaded once.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded.load(Ordering::Acquire)
+    }
+
+    /// The tenant and holder of a key.
+    pub fn find_key(&self, hash: &ApiKeyHash) -> Option<(Arc<Tenant>, KeyHolder)> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let holder = tables.keys.get(hash)?;
+        let entry = tables.tenants.get(&holder.tenant)?;
+        Some((entry.tenant.clone(), holder.clone()))
+    }
+
+    /// A tenant by its identity.
+    pub fn find(&self, id: TenantId) -> Option<Arc<Tenant>> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        tables.tenants.get(&id).map(|entry| entry.tenant.clone())
+    }
+
+    /// Asks Postgres about one tenant again and waits for it, a bounded time. False: nobody could say.
+    pub async fn verify(&self, id: TenantId) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.asks.send(Ask::Verify(id, reply)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(VERIFY_TIMEOUT, asked).await.ok().flatten().unwrap_or(false)
+    }
+
+    /// How much it holds.
+    pub fn size(&self) -> Size {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        Size { tenants: tables.tenants.len(), keys: tables.keys.len() }
+    }
+
+    /// For how long it may have missed changes. Zero while notices arrive.
+    pub fn age(&self) -> Duration {
+        match *self.freshness.read().unwrap_or_else(PoisonError::into_inner) {
+            Freshness::Current => Duration::ZERO,
+            Freshness::StaleSince(then) => then.elapsed(),
+        }
+    }
+
+    fn set_freshness(&self, freshness: Freshness) {
+        *self.freshness.write().unwrap_or_else(PoisonError::into_inner) = freshness;
+    }
+
+    /// Puts new tables in the place of the old ones. Limiters of tenants that stay are kept.
+    pub fn replace_all(&self, rows: Rows) {
+        let mut fresh = Tables::default();
+        {
+            let old = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+            self.insert(&mut fresh, rows, |id| old.tenants.get(&id).map(|entry| entry.tenant.limiter.clone()));
+        }
+        // The old tables are freed after the lock is.
+        let old = std::mem::replace(&mut *self.tables.write().unwrap_or_else(PoisonError::into_inner), fresh);
+        drop(old);
+        self.loaded.store(true, Ordering::Release);
+    }
+
+    /// Puts the rows of some tenants in the place of what was known of them; who has no row is not served any more.
+    pub fn replace_some(&self, ids: &[TenantId], rows: Rows) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let mut limiters = HashMap::new();
+        for id in ids {
+            let Some(entry) = tables.tenants.remove(id) else { continue };
+            for hash in entry.keys {
+                tables.keys.remove(&hash);
+            }
+            limiters.insert(*id, entry.tenant.limiter.clone());
+        }
+        self.insert(&mut tables, rows, |id| limiters.remove(&id));
+    }
+
+    fn insert(&self, tables: &mut Tables, rows: Rows, mut limiter: impl FnMut(TenantId) -> Option<Arc<Limiter>>) {
+        for row in rows.tenants {
+            let TenantRow { id, tier, target, suspended, requests_per_minute, capability_generation } = row;
+            let capability = self.master_key.capability(id, capability_generation);
+            // Hex digits are always a valid value.
+            let Ok(mut capability) = HeaderValue::try_from(capability.expose()) else { continue };
+            capability.set_sensitive(true);
+            let limiter = limiter(id).unwrap_or_default();
+            let tier = tier.into();
+            let tenant = Tenant { id, tier, target, suspended, requests_per_minute, capability, limiter };
+            tables.tenants.insert(id, Entry { tenant: Arc::new(tenant), keys: Vec::new() });
+        }
+        for (hash, holder) in rows.keys {
+            if let Some(entry) = tables.tenants.get_mut(&holder.tenant) {
+                entry.keys.push(hash);
+                tables.keys.insert(hash, holder);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tenancy::ApiKey;
+
+    fn row(id: TenantId, tier: &str) -> TenantRow {
+        TenantRow {
+            id,
+            tier: tier.to_owned(),
+            target: Target::Pooled,
+            suspended: false,
+            requests_per_minute: 60,
+            capability_generation: 1,
+        }
+    }
+
+    fn holder(tenant: TenantId) -> KeyHolder {
+        KeyHolder { tenant, agent: "main".into(), key_id: Uuid::new_v4(), expires_at: None }
+    }
+
+    fn id() -> TenantId {
+        TenantId::new(Uuid::new_v4()).expect("not nil")
+    }
+
+    #[test]
+    fn a_tenants_reload_touches_no_other_and_keeps_its_limiter() {
+        let (a, b) = (id(), id());
+        let (key_a, new_key_a, key_b) =
+            (ApiKey::generate().hash(), ApiKey::generate().hash(), ApiKey::generate().hash());
+        let rows =
+            Rows { tenants: vec![row(a, "free"), row(b, "free")], keys: vec![(key_a, holder(a)), (key_b, holder(b))] };
+        let directory = Directory::fixed(MasterKey::generate(), rows);
+        let before = directory.find(a).expect("known");
+        before.limiter.decide(Duration::ZERO, 60);
+
+        directory.replace_some(&[a], Rows { tenants: vec![row(a, "pro")], keys: vec![(new_key_a, holder(a))] });
+        assert!(directory.find_key(&key_a).is_none(), "a revoked key is gone");
+        let (after, _) = directory.find_key(&new_key_a).expect("the new key counts");
+        assert_eq!(&*after.tier, "pro");
+        assert!(Arc::ptr_eq(&before.limiter, &after.limiter));
+        assert!(directory.find_key(&key_b).is_some());
+
+        directory.replace_some(&[a], Rows::default());
+        assert!(directory.find(a).is_none() && directory.find_key(&new_key_a).is_none());
+        assert_eq!((directory.size().tenants, directory.size().keys), (1, 1));
+    }
+
+    #[test]
+    fn a_key_of_nobody_is_not_kept() {
+        let stray = ApiKey::generate().hash();
+        let directory =
+            Directory::fixed(MasterKey::generate(), Rows { tenants: vec![], keys: vec![(stray, holder(id()))] });
+        assert!(directory.find_key(&stray).is_none());
+        assert_eq!(directory.size().keys, 0);
+    }
+}

@@ -1,0 +1,255 @@
+//! Keeps the directory fresh: listens to Postgres' notices and reloads what they name.
+//!
+//! Two tasks. The listener turns notices into [`Ask`]s and never does anything else, so that no wait of its own can
+//! hide a lost connection. The refresher reloads: everything that was asked for meanwhile in one query (a burst of
+//! notices costs few queries), the whole directory after any gap in listening and now and then besides.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use sqlx::{Executor, PgPool, postgres::PgListener};
+use tenancy::{MasterKey, TenantId};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Ask, Directory, Freshness, load};
+use crate::{error::chain, metrics::Metrics};
+
+const CHANNEL: &str = "stellar_control";
+/// A notice-less connection is asked this often whether it still lives.
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+const FULL_LOAD_TIMEOUT: Duration = Duration::from_mins(1);
+const PART_LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+const BACKOFF_MOST: Duration = Duration::from_secs(5);
+/// Tenants reloaded in one query.
+const BATCH: usize = 1000;
+
+/// What [`Directory`] is refreshed with.
+pub struct Refresher {
+    directory: Arc<Directory>,
+    wishes: mpsc::Receiver<Ask>,
+    pool: PgPool,
+    metrics: Arc<Metrics>,
+    full_interval: Duration,
+}
+
+impl Refresher {
+    /// An empty directory and its refresher, which has to be run.
+    pub fn new(
+        master_key: MasterKey,
+        pool: PgPool,
+        metrics: Arc<Metrics>,
+        full_interval: Duration,
+    ) -> (Arc<Directory>, Self) {
+        let (directory, wishes) = Directory::new(master_key);
+        (directory.clone(), Self { directory, wishes, pool, metrics, full_interval })
+    }
+
+    /// Runs until cancelled.
+    pub async fn run(self, cancelled: CancellationToken) {
+        let listener = listen(self.pool.clone(), self.directory.asks.clone());
+        let run = async { tokio::join!(listener, self.refresh()) };
+        cancelled.run_until_cancelled(Box::pin(run)).await;
+    }
+
+    async fn refresh(mut self) {
+        let mut whole = Some(Backoff::new());
+        let mut next_whole = Instant::now() + self.full_interval;
+        let mut changed = HashSet::new();
+        let mut asked = Vec::new();
+        // The first load waits for the listener, so that nothing falls between.
+        let mut listening = false;
+        loop {
+            tokio::select! {
+                biased;
+                ask = self.wishes.recv() => {
+                    let Some(ask) = ask else { return };
+                    let mut next = Some(ask);
+                    while let Some(ask) = next {
+                        match ask {
+                            Ask::Changed(id) => {
+                                changed.insert(id);
+                            }
+                            Ask::Verify(id, reply) => {
+                                changed.insert(id);
+                                asked.push(reply);
+                            }
+                            Ask::Listening => {
+                                listening = true;
+                                whole = Some(Backoff::new());
+                                next_whole = Instant::now();
+                            }
+                            Ask::Deaf => {
+                                listening = false;
+                                self.directory.set_freshness(Freshness::StaleSince(std::time::Instant::now()));
+                            }
+                        }
+                        next = if changed.len() < BATCH { self.wishes.try_recv().ok() } else { None };
+                    }
+                }
+                () = sleep_until(next_whole) => {
+                    whole.get_or_insert_with(Backoff::new);
+                }
+            }
+            if let Some(mut backoff) = whole.take_if(|_| listening && next_whole <= Instant::now()) {
+                if self.reload_all().await {
+                    self.directory.set_freshness(Freshness::Current);
+                    changed.clear();
+                    answer(&mut asked, true);
+                    next_whole = Instant::now() + self.full_interval;
+                    continue;
+                }
+                next_whole = Instant::now() + backoff.next();
+                whole = Some(backoff);
+            } else if next_whole <= Instant::now() {
+                // Not listening: the listener's next success asks for the whole anyway.
+                next_whole = Instant::now() + BACKOFF_MOST;
+            }
+            if !changed.is_empty() {
+                let done = self.reload_some(&changed.drain().collect::<Vec<_>>()).await;
+                answer(&mut asked, done);
+                if !done {
+                    // What these tenants are now is not known: the whole reload tells.
+                    let mut backoff = whole.take().unwrap_or_else(Backoff::new);
+                    next_whole = next_whole.min(Instant::now() + backoff.next());
+                    whole = Some(backoff);
+                }
+            }
+        }
+    }
+
+    async fn reload_all(&self) -> bool {
+        let loaded = bounded(FULL_LOAD_TIMEOUT, load::all(&self.pool)).await;
+        self.metrics.directory_reload("full", loaded.is_ok());
+        match loaded {
+            Ok(rows) => {
+                let (tenants, keys) = (rows.tenants.len(), rows.keys.len());
+                let first = !self.directory.is_loaded();
+                self.directory.replace_all(rows);
+                if first {
+                    tracing::info!(tenants, keys, "the directory is loaded");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the directory could not be reloaded; the last one stays");
+                false
+            }
+        }
+    }
+
+    async fn reload_some(&self, ids: &[TenantId]) -> bool {
+        let loaded = bounded(PART_LOAD_TIMEOUT, load::these(&self.pool, ids)).await;
+        self.metrics.directory_reload("tenant", loaded.is_ok());
+        match loaded {
+            Ok(rows) => {
+                self.directory.replace_some(ids, rows);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), tenants = ids.len(), "tenants could not be reloaded");
+                false
+            }
+        }
+    }
+}
+
+fn answer(asked: &mut Vec<oneshot::Sender<bool>>, done: bool) {
+    for reply in asked.drain(..) {
+        // Whoever asked may have stopped waiting.
+        let _ = reply.send(done);
+    }
+}
+
+async fn bounded<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    timeout(limit, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+/// Never returns: every loss of the connection is followed by a new attempt.
+async fn listen(pool: PgPool, asks: mpsc::Sender<Ask>) {
+    let mut backoff = Backoff::new();
+    let mut said = false;
+    loop {
+        match subscribe(&pool).await {
+            Ok(listener) => {
+                if said {
+                    tracing::info!("listening to Postgres again");
+                }
+                backoff = Backoff::new();
+                if asks.send(Ask::Listening).await.is_err() {
+                    return;
+                }
+                let ended = hear(listener, &asks).await;
+                if asks.send(Ask::Deaf).await.is_err() {
+                    return;
+                }
+                tracing::warn!(
+                    reason = ended,
+                    "lost the connection that listens to Postgres; going on from the last directory"
+                );
+                said = true;
+            }
+            Err(error) => {
+                if !said {
+                    tracing::warn!(error = chain(&error), "cannot listen to Postgres; trying on");
+                }
+                said = true;
+                sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+async fn subscribe(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
+    bounded(PROBE_TIMEOUT, async {
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.ignore_pool_close_event(true);
+        // A loss then shows at once as None, instead of after a hidden reconnect.
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        Ok(listener)
+    })
+    .await
+}
+
+/// Passes notices on until the connection is lost; says how that showed.
+async fn hear(mut listener: PgListener, asks: &mpsc::Sender<Ask>) -> String {
+    loop {
+        match timeout(PROBE_EVERY, listener.try_recv()).await {
+            Ok(Ok(Some(notice))) => {
+                // Other payloads are of a later version.
+                if let Ok(id) = notice.payload().parse()
+                    && asks.send(Ask::Changed(id)).await.is_err()
+                {
+                    return "shutting down".to_owned();
+                }
+            }
+            Ok(Ok(None)) => return "the connection was closed".to_owned(),
+            Ok(Err(error)) => return chain(&error),
+            Err(_) => match timeout(PROBE_TIMEOUT, listener.execute("SELECT 1")).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return chain(&error),
+                Err(_) => return "the connection does not answer".to_owned(),
+            },
+        }
+    }
+}
+
+/// Doubling waits with jitter.
+struct Backoff(Duration);
+
+impl Backoff {
+    fn new() -> Self {
+        Self(BACKOFF_FIRST)
+    }
+
+    fn next(&mut self) -> Duration {
+        let wait = self.0;
+        self.0 = (wait * 2).min(BACKOFF_MOST);
+        wait.mul_f64(rand::random_range(0.75..1.25))
+    }
+}

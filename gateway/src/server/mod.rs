@@ -1,0 +1,238 @@
+//! Serving connections: HTTP/1.1 and HTTP/2 without TLS, bounded in number and time, drained at the end.
+
+mod activity;
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::body::Body;
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header::CONNECTION};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client_address::{client_address, grouped, is_trusted},
+    config::{ClientLimits, Times},
+    metrics::Metrics,
+};
+use activity::{Activity, Answering, Judgement, Reported};
+
+/// Bytes of a request's head.
+const HEAD_MOST: usize = 64 * 1024;
+const HTTP2_STREAMS: u32 = 128;
+
+/// What answers requests.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request; `client` is the address that it counts for.
+    fn answer(&self, request: Request<Body>, client: IpAddr) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// How a server serves.
+#[derive(Clone)]
+pub struct Rules {
+    /// Bounds on connections.
+    pub limits: ClientLimits,
+    /// Bounds on time.
+    pub times: Times,
+    /// Where connections are counted; `None` on the health port.
+    pub metrics: Option<Arc<Metrics>>,
+}
+
+/// The two steps of an end.
+#[derive(Clone, Default)]
+pub struct Ending {
+    /// Answers ask clients to come back on another connection.
+    pub leaving: CancellationToken,
+    /// No connection is accepted any more; those at rest close, those in use finish.
+    pub stop: CancellationToken,
+}
+
+/// Serves until `ending.stop`, and then at most `drain_timeout` more. Returns how many connections were cut off.
+pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, rules: Rules, ending: Ending) -> usize {
+    let server = Arc::new(Server {
+        handler,
+        builder: builder(&rules.times),
+        peers: Mutex::default(),
+        room: Arc::new(Semaphore::new(rules.limits.max_connections)),
+        rules,
+        ending,
+    });
+    let mut connections = JoinSet::new();
+    let accepting = async {
+        loop {
+            // Over the bound, clients wait in the kernel's queue until a place is free.
+            let Ok(room) = server.room.clone().acquire_owned().await else { return };
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // A connection that broke before we took it, or no file descriptor left: wait for one.
+                    tracing::debug!(%error, "cannot accept a connection");
+                    sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+            while connections.try_join_next().is_some() {}
+            let Some(place) = server.clone().admit(peer.ip()) else { continue };
+            let server = server.clone();
+            connections.spawn(async move {
+                let _held = (room, place);
+                server.converse(stream, peer).await;
+            });
+        }
+    };
+    server.ending.stop.run_until_cancelled(accepting).await;
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    // What is left after that time is cut off below.
+    let _ = timeout(server.rules.times.drain_timeout, drained).await;
+    let cut_off = connections.len();
+    connections.shutdown().await;
+    cut_off
+}
+
+fn builder(times: &Times) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // Between requests too; `Activity` cuts off a half-sent head much earlier.
+        .header_read_timeout(times.keep_alive.max(times.header_timeout) + Duration::from_secs(5))
+        .max_buf_size(HEAD_MOST)
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS)
+        .max_header_list_size(HEAD_MOST as u32)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+struct Server<H> {
+    handler: Arc<H>,
+    builder: auto::Builder<TokioExecutor>,
+    rules: Rules,
+    room: Arc<Semaphore>,
+    peers: Mutex<HashMap<IpAddr, usize>>,
+    ending: Ending,
+}
+
+impl<H: Handler> Server<H> {
+    /// A place for a connection of this peer, if it has one left. A trusted proxy brings many clients.
+    fn admit(self: Arc<Self>, peer: IpAddr) -> Option<Place<H>> {
+        let peer = grouped(peer);
+        let most = if is_trusted(peer, &self.rules.limits.trusted_proxies) {
+            usize::MAX
+        } else {
+            self.rules.limits.max_connections_per_client
+        };
+        {
+            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = peers.entry(peer).or_default();
+            if *open >= most {
+                if let Some(metrics) = &self.rules.metrics {
+                    metrics.connection_refused("client-limit");
+                }
+                return None;
+            }
+            *open += 1;
+        }
+        if let Some(metrics) = &self.rules.metrics {
+            metrics.connections.inc();
+        }
+        Some(Place { server: self, peer })
+    }
+
+    async fn converse(&self, stream: TcpStream, peer: SocketAddr) {
+        // Without it small answers wait for the client's acknowledgement; a failure only costs that.
+        let _ = stream.set_nodelay(true);
+        let activity = Activity::new();
+        let io = TokioIo::new(Reported { stream, activity: activity.clone() });
+        let service = service_fn(|request: Request<Incoming>| {
+            let in_flight = activity.request(request.version() == Version::HTTP_2);
+            let client = client_address(peer.ip(), request.headers(), &self.rules.limits.trusted_proxies);
+            let (handler, leaving) = (self.handler.clone(), self.ending.leaving.clone());
+            async move {
+                let version = request.version();
+                let mut response = handler.answer(request.map(Body::new), client).await;
+                if version <= Version::HTTP_11 && leaving.is_cancelled() {
+                    ask_to_close(response.headers_mut());
+                }
+                Ok::<_, Infallible>(response.map(|body| Answering { body, _in_flight: in_flight }))
+            }
+        });
+        let mut connection = std::pin::pin!(self.builder.serve_connection(io, service));
+        let Times { header_timeout, keep_alive, .. } = self.rules.times;
+        let mut glances = interval((header_timeout.min(keep_alive) / 4).max(Duration::from_millis(10)));
+        glances.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut closing = false;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(error = &*error, "a client's connection ended badly");
+                    }
+                    return;
+                }
+                () = self.ending.stop.cancelled(), if !closing => {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                _ = glances.tick() => match activity.judge(header_timeout, keep_alive) {
+                    Judgement::Idle if !closing => {
+                        closing = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    Judgement::Stalled => {
+                        if let Some(metrics) = &self.rules.metrics {
+                            metrics.connection_refused("header-timeout");
+                        }
+                        return;
+                    }
+                    Judgement::Keep | Judgement::Idle => {}
+                },
+            }
+        }
+    }
+}
+
+fn ask_to_close(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
+/// A connection's place among those of its peer.
+struct Place<H> {
+    server: Arc<Server<H>>,
+    peer: IpAddr,
+}
+
+impl<H> Drop for Place<H> {
+    fn drop(&mut self) {
+        let mut peers = self.server.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = peers.get_mut(&self.peer) {
+            *open -= 1;
+            if *open == 0 {
+                peers.remove(&self.peer);
+            }
+        }
+        if let Some(metrics) = &self.server.rules.metrics {
+            metrics.connections.dec();
+        }
+    }
+}
