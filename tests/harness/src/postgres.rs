@@ -53,7 +53,7 @@ impl Postgres {
     /// # Errors
     /// When there are no binaries or a step of the set-up fails.
     pub async fn start(workdir: &Workdir) -> Result<Self> {
-        let binaries = find_postgres()?;
+        let binaries = reachable(find_postgres()?, workdir)?;
         let data = workdir.path().join("postgres");
         fs::create_dir(&data)?;
         let password_file = workdir.path().join("superuser");
@@ -145,6 +145,20 @@ impl Drop for Postgres {
             let _ = self.stop();
         }
     }
+}
+
+/// Binaries in root's home are out of reach for the unprivileged user: then a copy serves.
+fn reachable(binaries: PathBuf, workdir: &Workdir) -> Result<PathBuf> {
+    if !is_root() || binaries.starts_with("/usr") {
+        return Ok(binaries);
+    }
+    let (installation, copy) = (binaries.join(".."), workdir.path().join("postgres-binaries"));
+    let copied =
+        Command::new("cp").arg("-r").arg(&installation).arg(&copy).status().context("copy the Postgres binaries")?;
+    if !copied.success() {
+        bail!("cannot copy {} for the unprivileged user", installation.display());
+    }
+    Ok(copy.join("bin"))
 }
 
 fn is_root() -> bool {
