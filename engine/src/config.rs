@@ -1,0 +1,126 @@
+//! The command line. Values are of the right type on arrival; the comments are the help texts.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, ValueEnum};
+use tenancy::TenantId;
+
+/// The memory engine of stellar-memory: stores and recalls, one transaction a request, under the tenant's identity.
+#[derive(Parser)]
+#[command(version, about)]
+pub struct Config {
+    /// Whom this engine serves.
+    #[arg(long, env = "ENGINE_MODE", value_enum)]
+    pub mode: Mode,
+
+    /// The tenant of a dedicated engine.
+    #[arg(long, env = "ENGINE_TENANT", required_if_eq("mode", "dedicated"))]
+    pub tenant: Option<TenantId>,
+
+    /// A file with the URL of Postgres; it may appear late and change. Without it the environment variable DATABASE_URL counts.
+    #[arg(long, env = "DATABASE_URL_FILE")]
+    pub database_url_file: Option<PathBuf>,
+
+    /// Where the API listens.
+    #[arg(long, env = "ENGINE_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+
+    /// Where health and metrics listen.
+    #[arg(long, env = "ENGINE_HEALTH_LISTEN", default_value = "0.0.0.0:9090")]
+    pub health_listen: SocketAddr,
+
+    /// Connections to Postgres at most. Default: 20 pooled, 4 dedicated.
+    #[arg(long, env = "ENGINE_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_connections: Option<u32>,
+
+    /// HTTP connections at most; further ones wait to be accepted.
+    #[arg(long, env = "ENGINE_MAX_CLIENTS", default_value_t = 4096)]
+    pub max_clients: usize,
+
+    /// Memory for the indexes of all tenants together, such as 512Mi.
+    #[arg(long, env = "ENGINE_INDEX_MEMORY", default_value = "512Mi", value_parser = bytes)]
+    pub index_memory: usize,
+
+    /// How long a request may take, in seconds.
+    #[arg(long, env = "ENGINE_REQUEST_TIMEOUT", default_value = "15", value_parser = seconds)]
+    pub request_timeout: Duration,
+
+    /// How long requests that run may go on when the engine is asked to end, in seconds.
+    #[arg(long, env = "ENGINE_DRAIN", default_value = "20", value_parser = seconds)]
+    pub drain: Duration,
+
+    /// How the log is written. What is written: RUST_LOG, such as info or engine=debug.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+}
+
+/// Whom an engine serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Mode {
+    /// All tenants placed `pooled`, each by its capability.
+    Pooled,
+    /// One tenant, as whose role it logs in to Postgres.
+    Dedicated,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Config {
+    /// Connections to Postgres at most.
+    pub fn connections(&self) -> u32 {
+        self.max_connections.unwrap_or(match self.mode {
+            Mode::Pooled => 20,
+            Mode::Dedicated => 4,
+        })
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .filter(|seconds: &f64| (0.1..=3600.0).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "a number of seconds from 0.1 to 3600 is needed".to_owned())
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit {
+        "" => Some(1),
+        "Ki" => Some(1 << 10),
+        "Mi" => Some(1 << 20),
+        "Gi" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = digits.parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    bytes.ok_or_else(|| "a number of bytes such as 1048576, 512Mi or 2Gi is needed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Config::command().debug_assert();
+    }
+
+    #[test]
+    fn a_dedicated_engine_needs_its_tenant() {
+        assert!(Config::try_parse_from(["engine", "--mode", "dedicated"]).is_err());
+        let Ok(config) = Config::try_parse_from(["engine", "--mode", "pooled", "--index-memory", "1Gi"]) else {
+            panic!("valid")
+        };
+        assert_eq!((config.connections(), config.index_memory), (20, 1 << 30));
+        assert!(Config::try_parse_from(["engine", "--mode", "pooled", "--index-memory", "1GB"]).is_err());
+    }
+}

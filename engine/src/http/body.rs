@@ -1,0 +1,78 @@
+//! JSON bodies, refused with a reason that names what is wrong.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request, rejection::BytesRejection},
+    http::{StatusCode, header},
+};
+use serde::de::DeserializeOwned;
+use tenancy::ProblemType;
+
+use super::{ApiError, MAX_BODY_BYTES};
+
+/// A body that is sent as JSON: its bytes. [`JsonBody::read`] parses it.
+pub(super) struct JsonBody(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for JsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if !content_type.is_some_and(is_json) {
+            return Err(ApiError::new(
+                ProblemType::UnsupportedMediaType,
+                "send the body with Content-Type: application/json",
+            ));
+        }
+        Bytes::from_request(request, state).await.map(Self).map_err(|rejection| refused(&rejection))
+    }
+}
+
+impl JsonBody {
+    /// Parses an object.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        let invalid = |what: String| ApiError::new(ProblemType::InvalidRequest, what);
+        let first = self.0.iter().find(|byte| !byte.is_ascii_whitespace());
+        match first {
+            None => return Err(invalid("the body is empty: a JSON object is needed".to_owned())),
+            // Serde would take an array for a struct.
+            Some(byte) if *byte != b'{' => return Err(invalid("the body must be a JSON object".to_owned())),
+            Some(_) => {}
+        }
+        // The message speaks of the client's own text: field names, line and column.
+        serde_json::from_slice(&self.0).map_err(|error| invalid(format!("the body is not valid: {error}")))
+    }
+}
+
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn refused(rejection: &BytesRejection) -> ApiError {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        ApiError::new(ProblemType::PayloadTooLarge, format!("the body must not exceed {MAX_BODY_BYTES} bytes"))
+    } else {
+        ApiError::new(ProblemType::InvalidRequest, "the body could not be read to its end")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Draft;
+
+    fn detail(body: &str) -> String {
+        JsonBody(Bytes::copy_from_slice(body.as_bytes())).read::<Draft>().expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn a_refusal_names_what_is_wrong() {
+        assert!(detail(r#"{"content":"x","tenant":"y"}"#).contains("unknown field `tenant`"));
+        assert!(detail("{}").contains("missing field `content`"));
+        assert!(detail(r#"{"content":"x","content":"y"}"#).contains("duplicate field `content`"));
+        assert!(detail(r#"["x"]"#).contains("object"));
+        assert!(detail("  ").contains("empty"));
+        assert!(detail(r#"{"content":"\ud800"}"#).contains("not valid"));
+    }
+}

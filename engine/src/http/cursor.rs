@@ -1,0 +1,92 @@
+//! Cursors: where a page ended, as an opaque text. Bytes: kind, key (8), id (16); base64url without padding.
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    memory::{AnchoredScore, Invalid},
+    store::{ListAfter, TimeAfter},
+};
+
+const BY_SCORE: u8 = 1;
+const BY_TIME: u8 = 2;
+
+/// A place in a list that a text can carry.
+pub(super) trait Cursor: Sized {
+    fn encode(self) -> String;
+    fn decode(text: &str) -> Result<Self, Invalid>;
+}
+
+impl Cursor for ListAfter {
+    fn encode(self) -> String {
+        join(BY_SCORE, i64::from(self.score.to_stored().to_bits()), self.id)
+    }
+
+    fn decode(text: &str) -> Result<Self, Invalid> {
+        let (key, id) = split(BY_SCORE, text)?;
+        let score =
+            u32::try_from(key).ok().map(f32::from_bits).filter(|score| score.is_finite()).ok_or_else(unknown)?;
+        Ok(Self { score: AnchoredScore::from_stored(score), id })
+    }
+}
+
+impl Cursor for TimeAfter {
+    fn encode(self) -> String {
+        // Postgres counts microseconds.
+        join(BY_TIME, (self.at.unix_timestamp_nanos() / 1000) as i64, self.id)
+    }
+
+    fn decode(text: &str) -> Result<Self, Invalid> {
+        let (key, id) = split(BY_TIME, text)?;
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(key) * 1000).map_err(|_| unknown())?;
+        Ok(Self { at, id })
+    }
+}
+
+fn join(kind: u8, key: i64, id: Uuid) -> String {
+    let mut bytes = [0; 25];
+    bytes[0] = kind;
+    bytes[1..9].copy_from_slice(&key.to_be_bytes());
+    bytes[9..].copy_from_slice(id.as_bytes());
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn split(kind: u8, text: &str) -> Result<(i64, Uuid), Invalid> {
+    let bytes: [u8; 25] =
+        BASE64_URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(unknown)?;
+    let (key, id) = bytes[1..].split_first_chunk().ok_or_else(unknown)?;
+    if bytes[0] != kind {
+        return Err(unknown());
+    }
+    Ok((i64::from_be_bytes(*key), Uuid::from_slice(id).map_err(|_| unknown())?))
+}
+
+fn unknown() -> Invalid {
+    Invalid::new("cursor", "must be a next_cursor of this list")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_cursor_reads_back(score in -10.0f32..100.0, micros in -62_135_596_800_000_000i64..253_370_764_800_000_000, id: u128) {
+            let id = Uuid::from_u128(id);
+            let by_score = ListAfter { score: AnchoredScore::from_stored(score), id };
+            prop_assert_eq!(ListAfter::decode(&by_score.encode()), Ok(by_score));
+            let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).expect("in range");
+            prop_assert_eq!(TimeAfter::decode(&TimeAfter { at, id }.encode()), Ok(TimeAfter { at, id }));
+            prop_assert!(TimeAfter::decode(&by_score.encode()).is_err());
+        }
+
+        #[test]
+        fn rubbish_is_refused(text in "\\PC{0,40}") {
+            prop_assume!(text.len() != 34);
+            prop_assert!(ListAfter::decode(&text).is_err());
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A memory as a client sends it, and the check that makes it one that can be stored.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
+
+use super::estimate_importance;
+
+/// The longest content, in characters.
+pub const MAX_CONTENT_CHARS: usize = 10_000;
+/// The longest session, speaker, source or emotion, in characters.
+pub const MAX_LABEL_CHARS: usize = 200;
+const MAX_METADATA_BYTES: usize = 16 * 1024;
+const MAX_METADATA_DEPTH: usize = 16;
+const DEFAULT_IMPORTANCE: f32 = 0.5;
+
+/// The body of `POST /store`, not yet checked.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Draft {
+    /// The text to remember.
+    pub content: String,
+    /// 0 to 1.
+    pub importance: Option<f64>,
+    /// Anything of the client's own, as an object.
+    pub metadata: Option<Map<String, Value>>,
+    /// Whether the engine shall estimate the importance when none is given.
+    pub auto_evaluate: Option<bool>,
+    /// The conversation that it belongs to.
+    pub session: Option<String>,
+    /// Who said it.
+    pub speaker: Option<String>,
+    /// Where it comes from.
+    pub source: Option<String>,
+    /// A word for its feeling.
+    pub emotion: Option<String>,
+    /// When it happened, RFC 3339.
+    pub occurred_at: Option<String>,
+}
+
+/// A memory that may be stored: every bound holds.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewMemory {
+    /// 1 to 10,000 characters, no NUL.
+    pub content: String,
+    /// 0 to 1.
+    pub importance: f32,
+    /// At most 16 KiB as JSON and 16 levels deep.
+    pub metadata: Map<String, Value>,
+    /// At most 200 characters; taken from `metadata.session` when not given by itself.
+    pub session: Option<String>,
+    /// At most 200 characters; taken from `metadata.speaker` when not given by itself.
+    pub speaker: Option<String>,
+    /// At most 200 characters.
+    pub source: Option<String>,
+    /// At most 200 characters.
+    pub emotion: Option<String>,
+    /// In UTC. `None`: now.
+    pub occurred_at: Option<OffsetDateTime>,
+}
+
+/// A value that breaks a rule. Its text is for the client.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{field}` {reason}")]
+pub struct Invalid {
+    /// The field or parameter.
+    pub field: &'static str,
+    /// What is wrong with it: "must be …".
+    pub reason: String,
+}
+
+impl Invalid {
+    /// A value that breaks a rule.
+    pub fn new(field: &'static str, reason: impl Into<String>) -> Self {
+        Self { field, reason: reason.into() }
+    }
+}
+
+impl Draft {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// [`Invalid`] names the first field that breaks one.
+    pub fn check(self) -> Result<NewMemory, Invalid> {
+        let Self { content, importance, metadata, auto_evaluate, session, speaker, source, emotion, occurred_at } =
+            self;
+        let length = content.chars().count();
+        if !(1..=MAX_CONTENT_CHARS).contains(&length) {
+            return Err(Invalid::new("content", format!("must have 1 to 10,000 characters; it has {length}")));
+        }
+        storable("content", &content)?;
+        if content.trim().is_empty() {
+            return Err(Invalid::new("content", "must hold more than white space"));
+        }
+        let importance = match importance {
+            Some(given) if (0.0..=1.0).contains(&given) => given as f32,
+            Some(_) => return Err(Invalid::new("importance", "must be a number from 0 to 1")),
+            None if auto_evaluate == Some(true) => estimate_importance(&content),
+            None => DEFAULT_IMPORTANCE,
+        };
+        let metadata = metadata.unwrap_or_default();
+        check_metadata(&metadata)?;
+        Ok(NewMemory {
+            importance,
+            session: label("session", session)?.or_else(|| own_label(&metadata, "session")),
+            speaker: label("speaker", speaker)?.or_else(|| own_label(&metadata, "speaker")),
+            source: label("source", source)?,
+            emotion: label("emotion", emotion)?,
+            occurred_at: occurred_at.map(|text| instant("occurred_at", &text)).transpose()?,
+            content,
+            metadata,
+        })
+    }
+}
+
+/// Whether Postgres can hold the text: anything but NUL.
+///
+/// # Errors
+/// [`Invalid`] for that field.
+pub fn storable(field: &'static str, text: &str) -> Result<(), Invalid> {
+    if text.contains('\0') { Err(Invalid::new(field, "must not contain the NUL character (U+0000)")) } else { Ok(()) }
+}
+
+/// Reads an RFC 3339 instant, into UTC. The years 1 to 9998: that far every time zone can show it.
+///
+/// # Errors
+/// [`Invalid`] for that field.
+pub fn instant(field: &'static str, text: &str) -> Result<OffsetDateTime, Invalid> {
+    let parsed = OffsetDateTime::parse(text, &Rfc3339)
+        .ok()
+        .and_then(|at| at.checked_to_offset(UtcOffset::UTC))
+        .filter(|at| (1..=9998).contains(&at.year()));
+    parsed.ok_or_else(|| Invalid::new(field, "must be a time such as 2026-03-01T09:30:00Z (RFC 3339)"))
+}
+
+fn label(field: &'static str, given: Option<String>) -> Result<Option<String>, Invalid> {
+    let Some(text) = given else { return Ok(None) };
+    storable(field, &text)?;
+    match text.chars().count() {
+        1..=MAX_LABEL_CHARS => Ok(Some(text)),
+        length => Err(Invalid::new(field, format!("must have 1 to {MAX_LABEL_CHARS} characters; it has {length}"))),
+    }
+}
+
+/// What clients of the earlier system put into metadata.
+fn own_label(metadata: &Map<String, Value>, name: &str) -> Option<String> {
+    metadata.get(name)?.as_str().filter(|text| (1..=MAX_LABEL_CHARS).contains(&text.chars().count())).map(str::to_owned)
+}
+
+fn check_metadata(metadata: &Map<String, Value>) -> Result<(), Invalid> {
+    let mut level: Vec<&Value> = Vec::new();
+    for (name, value) in metadata {
+        storable("metadata", name)?;
+        level.push(value);
+    }
+    let mut depth = 1;
+    while !level.is_empty() {
+        let mut next = Vec::new();
+        for value in level {
+            match value {
+                Value::String(text) => storable("metadata", text)?,
+                Value::Array(items) => next.extend(items),
+                Value::Object(members) => {
+                    for (name, value) in members {
+                        storable("metadata", name)?;
+                        next.push(value);
+                    }
+                }
+                Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            }
+        }
+        depth += 1;
+        if depth > MAX_METADATA_DEPTH && !next.is_empty() {
+            return Err(Invalid::new(
+                "metadata",
+                format!("must not be nested deeper than {MAX_METADATA_DEPTH} levels"),
+            ));
+        }
+        level = next;
+    }
+    let size = serde_json::to_vec(metadata).map_or(usize::MAX, |bytes| bytes.len());
+    if size > MAX_METADATA_BYTES {
+        return Err(Invalid::new(
+            "metadata",
+            format!("must not exceed {MAX_METADATA_BYTES} bytes as JSON; it has {size}"),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(body: Value) -> Result<NewMemory, Invalid> {
+        serde_json::from_value::<Draft>(body).expect("a draft").check()
+    }
+
+    fn refused(body: Value) -> &'static str {
+        check(body).expect_err("refused").field
+    }
+
+    #[test]
+    fn content_is_counted_in_characters() {
+        assert!(check(json!({ "content": "é".repeat(10_000) })).is_ok());
+        for content in ["", "   \n", &"é".repeat(10_001), "a\0b"] {
+            assert_eq!(refused(json!({ "content": content })), "content");
+        }
+    }
+
+    #[test]
+    fn importance_is_given_or_estimated_or_a_half() {
+        let importance = |body| check(body).expect("valid").importance;
+        assert!((importance(json!({ "content": "x" })) - 0.5).abs() < f32::EPSILON);
+        assert!(
+            (importance(json!({ "content": "x", "importance": 0.25, "auto_evaluate": true })) - 0.25).abs()
+                < f32::EPSILON
+        );
+        assert!(importance(json!({ "content": "never forget the deadline", "auto_evaluate": true })) > 0.5);
+        for importance in [-0.01, 1.01, 1e300] {
+            assert_eq!(refused(json!({ "content": "x", "importance": importance })), "importance");
+        }
+    }
+
+    #[test]
+    fn metadata_is_bounded_in_size_and_depth_and_holds_no_nul() {
+        let deep = (0..20).fold(json!(1), |inner, _| json!({ "a": inner }));
+        for metadata in [json!({ "a": "x".repeat(17_000) }), deep, json!({ "a": ["b", "\0"] }), json!({ "\0": 1 })] {
+            assert_eq!(refused(json!({ "content": "x", "metadata": metadata })), "metadata");
+        }
+        let ok = (0..15).fold(json!(1), |inner, _| json!({ "a": inner }));
+        assert!(check(json!({ "content": "x", "metadata": ok })).is_ok());
+    }
+
+    #[test]
+    fn session_and_speaker_come_from_metadata_when_not_given() {
+        let memory =
+            check(json!({ "content": "x", "speaker": "Ada", "metadata": { "session": "s1", "speaker": "Eve" } }));
+        let memory = memory.expect("valid");
+        assert_eq!((memory.session.as_deref(), memory.speaker.as_deref()), (Some("s1"), Some("Ada")));
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let at = |text: &str| instant("occurred_at", text);
+        assert_eq!(at("2026-03-01T10:30:00+01:00"), at("2026-03-01T09:30:00Z"));
+        for text in [
+            "yesterday",
+            "2026-13-01T00:00:00Z",
+            "2026-03-01",
+            "+999999-01-01T00:00:00Z",
+            "9999-12-31T23:59:59-23:59",
+            "",
+        ] {
+            assert!(at(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_draft_is_taken_or_refused_without_a_panic(
+            content in ".{0,40}", importance in proptest::option::of(proptest::num::f64::ANY), at in proptest::option::of(".{0,30}"),
+        ) {
+            let draft = Draft { content, importance, occurred_at: at, ..Draft::default() };
+            if let Ok(memory) = draft.check() {
+                prop_assert!((0.0..=1.0).contains(&memory.importance));
+                prop_assert!(!memory.content.contains('\0'));
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Recall: which memories answer a query, and in what order. Pure; what it knows of a tenant is a [`Corpus`].
+//!
+//! Relevance decides. The score of a memory (importance, recency, how often it was of use) and a wanted emotion may only
+//! prefer: together they add at most a tenth of what the best match has, so they order what is about equally relevant
+//! and never bring an irrelevant memory up.
+//!
+//! This is the boundary behind which ranking grows: a [`Document`] already carries session, speaker and time for
+//! ranking by neighbours, speaker and date, and nothing outside this module knows how a [`Hit`] comes about.
+
+mod analysis;
+mod lexical;
+mod query;
+
+use std::collections::HashMap;
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::memory::AnchoredScore;
+use lexical::Lexical;
+
+pub use query::Query;
+
+/// How much preference may add, as a share of the best match.
+const MAX_PREFERENCE: f32 = 0.1;
+/// The part of it that a wanted emotion has.
+const EMOTION_PREFERENCE: f32 = 0.02;
+
+/// A memory as ranking sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Document<'a> {
+    /// The text.
+    pub content: &'a str,
+    /// The conversation.
+    pub session: Option<&'a str>,
+    /// Who said it.
+    pub speaker: Option<&'a str>,
+    /// When it happened.
+    pub occurred_at: OffsetDateTime,
+    /// Its feeling.
+    pub emotion: Option<&'a str>,
+    /// Its score.
+    pub score: AnchoredScore,
+}
+
+/// A memory that answers a query.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Hit {
+    /// Which.
+    pub id: Uuid,
+    /// 0 to 1: the share of the query's weight that it matches, where each word once in a memory of average length
+    /// counts in full. Comparable between queries.
+    pub relevance: f32,
+}
+
+/// A tenant's memories, ready to be searched.
+#[derive(Default)]
+pub struct Corpus {
+    lexical: Lexical,
+    slots: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    by_id: HashMap<Uuid, u32>,
+    bytes: usize,
+}
+
+struct Entry {
+    id: Uuid,
+    score: AnchoredScore,
+    emotion: Option<Box<str>>,
+    posted: lexical::Posted,
+}
+
+/// What a slot costs beside its postings: the entry, its place in both tables.
+const ENTRY_BYTES: usize = size_of::<Option<Entry>>() + 32;
+
+impl Corpus {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many memories it holds.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// An estimate of the memory that it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.lexical.bytes()
+    }
+
+    /// Adds a memory, or replaces the one of that id.
+    pub fn put(&mut self, id: Uuid, document: &Document<'_>) {
+        // Session, speaker and time are not ranked by yet.
+        let Document { content, session: _, speaker: _, occurred_at: _, emotion, score } = *document;
+        self.remove(id);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
+        let posted = self.lexical.post(slot, content);
+        self.slots[slot as usize] = Some(Entry { id, score, emotion: emotion.map(Into::into), posted });
+        self.by_id.insert(id, slot);
+        self.bytes += ENTRY_BYTES;
+    }
+
+    /// Takes a memory out, if it is there.
+    pub fn remove(&mut self, id: Uuid) {
+        let Some(slot) = self.by_id.remove(&id) else { return };
+        if let Some(entry) = self.slots[slot as usize].take() {
+            self.lexical.withdraw(slot, &entry.posted);
+            self.bytes -= ENTRY_BYTES;
+        }
+        self.free.push(slot);
+    }
+
+    /// Notes that a memory's score changed, if it is there.
+    pub fn rescore(&mut self, id: Uuid, score: AnchoredScore) {
+        if let Some(entry) = self.by_id.get(&id).and_then(|slot| self.slots[*slot as usize].as_mut()) {
+            entry.score = score;
+        }
+    }
+
+    /// The best answers, the best first, at most `take`. Memories that share no word with the query are no answer.
+    pub fn search(&self, query: &Query, now: OffsetDateTime, take: usize) -> Vec<Hit> {
+        let matches = self.lexical.search(query.terms(), self.len(), self.slots.len());
+        let best = matches.found.iter().map(|(_, weight)| *weight).fold(0.0_f32, f32::max);
+        if best <= 0.0 || take == 0 {
+            return Vec::new();
+        }
+        let mut ranked: Vec<(f32, Uuid, f32)> = matches
+            .found
+            .iter()
+            .filter_map(|(slot, weight)| {
+                let entry = self.slots[*slot as usize].as_ref()?;
+                Some((weight / best + preference(entry, query, now), entry.id, *weight))
+            })
+            .collect();
+        // Of two that are alike in everything the one stored later comes first.
+        let order = |a: &(f32, Uuid, f32), b: &(f32, Uuid, f32)| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1));
+        if ranked.len() > take {
+            ranked.select_nth_unstable_by(take, order);
+            ranked.truncate(take);
+        }
+        ranked.sort_unstable_by(order);
+        let relevance = |weight: f32| ((weight / matches.full).min(1.0) * 10_000.0).round() / 10_000.0;
+        ranked.into_iter().map(|(_, id, weight)| Hit { id, relevance: relevance(weight) }).collect()
+    }
+}
+
+fn preference(entry: &Entry, query: &Query, now: OffsetDateTime) -> f32 {
+    let wanted = query.emotion().is_some_and(|emotion| entry.emotion.as_deref() == Some(emotion));
+    let score = entry.score.at(now).value().clamp(0.0, 1.0) as f32;
+    (MAX_PREFERENCE - EMOTION_PREFERENCE) * score + if wanted { EMOTION_PREFERENCE } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::memory::Standing;
+
+    const NOW: OffsetDateTime = datetime!(2026-06-01 12:00 UTC);
+
+    fn document(content: &str, importance: f32) -> Document<'_> {
+        let score = Standing { recalls: 0, importance, context: 0.0, touched: NOW }.anchored();
+        Document { content, session: None, speaker: None, occurred_at: NOW, emotion: None, score }
+    }
+
+    fn corpus(contents: &[&str]) -> Corpus {
+        let mut corpus = Corpus::new();
+        for (n, content) in contents.iter().enumerate() {
+            corpus.put(Uuid::from_u128(n as u128), &document(content, 0.5));
+        }
+        corpus
+    }
+
+    fn found(corpus: &Corpus, q: &str) -> Vec<u128> {
+        corpus.search(&Query::new(q, None), NOW, 10).iter().map(|hit| hit.id.as_u128()).collect()
+    }
+
+    #[test]
+    fn finds_other_forms_of_a_word_and_words_beyond_ascii() {
+        let corpus = corpus(&["Ada prefers flying to Lisbon", "the cat sleeps", "naïve ideas from 東京"]);
+        assert_eq!(found(&corpus, "flights? no: FLY lisbon"), [0]);
+        assert_eq!(found(&corpus, "sleeping cats"), [1]);
+        assert_eq!(found(&corpus, "naive"), [2]);
+        assert_eq!(found(&corpus, "東京"), [2]);
+        assert_eq!(found(&corpus, "the of and"), [] as [u128; 0]);
+    }
+
+    #[test]
+    fn a_rare_word_outweighs_a_common_one() {
+        let corpus = corpus(&["project meeting", "project review", "project zebra", "project plan"]);
+        assert_eq!(found(&corpus, "project zebra")[0], 2);
+    }
+
+    #[test]
+    fn importance_orders_equals_and_never_overturns_relevance() {
+        let mut corpus = Corpus::new();
+        corpus.put(Uuid::from_u128(1), &document("tea with milk", 1.0));
+        corpus.put(Uuid::from_u128(2), &document("tea with milk", 0.0));
+        corpus.put(Uuid::from_u128(3), &document("tea with lemon and honey from the garden", 0.0));
+        assert_eq!(found(&corpus, "tea milk")[..2], [1, 2]);
+        assert_eq!(found(&corpus, "honey tea")[0], 3);
+    }
+
+    #[test]
+    fn a_wanted_emotion_comes_first_among_equals() {
+        let mut corpus = Corpus::new();
+        corpus.put(Uuid::from_u128(1), &Document { emotion: Some("joy"), ..document("the game", 0.5) });
+        corpus.put(Uuid::from_u128(2), &document("the game", 0.5));
+        let hits = corpus.search(&Query::new("game", Some("Joy")), NOW, 5);
+        assert_eq!(hits[0].id.as_u128(), 1);
+    }
+
+    #[test]
+    fn relevance_tells_a_full_match_from_a_partial_one() {
+        let corpus = corpus(&["red apple", "green pear", "blue plum"]);
+        let relevance = |q: &str| corpus.search(&Query::new(q, None), NOW, 1)[0].relevance;
+        assert!(relevance("red apple") > 0.9);
+        assert!(relevance("red zeppelin over helsinki") < 0.5);
+    }
+
+    proptest! {
+        #[test]
+        fn after_any_history_a_search_sees_exactly_what_is_there(
+            steps in prop::collection::vec((0u128..12, prop::option::of("[abc]( [abcd]){0,4}")), 0..60), q in "[abcd]( [abcd]){0,2}",
+        ) {
+            let mut corpus = Corpus::new();
+            let mut truth: HashMap<u128, String> = HashMap::new();
+            for (id, content) in &steps {
+                if let Some(content) = content {
+                        corpus.put(Uuid::from_u128(*id), &document(content, 0.5));
+                        truth.insert(*id, content.clone());
+                    } else {
+                        corpus.remove(Uuid::from_u128(*id));
+                        truth.remove(id);
+                    }
+            }
+            let mut fresh = Corpus::new();
+            for (id, content) in &truth {
+                fresh.put(Uuid::from_u128(*id), &document(content, 0.5));
+            }
+            let query = Query::new(&q, None);
+            prop_assert_eq!(corpus.search(&query, NOW, 100), fresh.search(&query, NOW, 100));
+            prop_assert_eq!(corpus.len(), truth.len());
+        }
+
+        #[test]
+        fn a_smaller_take_is_a_prefix(contents in prop::collection::vec("[abc]( [abc]){0,6}", 1..40), take in 0usize..40) {
+            let refs: Vec<&str> = contents.iter().map(String::as_str).collect();
+            let corpus = corpus(&refs);
+            let query = Query::new("a b", None);
+            let all = corpus.search(&query, NOW, 100);
+            let some = corpus.search(&query, NOW, take);
+            prop_assert_eq!(&some[..], &all[..take.min(all.len())]);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The program: parts put together, started, and ended in order.
+
+use std::{future::Future, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    activity::Activity,
+    config::{Config, Mode},
+    http::{Api, Readiness, health_router, router},
+    index::Indexes,
+    metrics::Metrics,
+    server::serve,
+    store::{Coalescer, Database, Store, follow_url},
+};
+
+/// What may still be written when no request comes any more.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+const HEALTH_CLIENTS: usize = 64;
+
+/// Runs the engine until SIGTERM or SIGINT, then ends it gracefully.
+///
+/// # Errors
+/// When a port cannot be listened on or the configuration makes no sense.
+pub async fn run(config: Config) -> Result<()> {
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(stop_on_signal(stop.clone()).context("listen for signals")?);
+
+    // Health first: while the database URL is waited for, the process is alive and not ready.
+    let (readiness, metrics) = (Readiness::default(), Metrics::default());
+    let health_stop = CancellationToken::new();
+    let listener = listen(config.health_listen).await?;
+    let health = health_router(readiness.clone(), metrics.clone());
+    tasks.spawn(serve(listener, health, HEALTH_CLIENTS, Duration::from_secs(1), health_stop.clone()).map_outcome());
+
+    if let Some(database) = database(&config, &stop).await? {
+        let only = match config.mode {
+            Mode::Pooled => None,
+            Mode::Dedicated => config.tenant,
+        };
+        let store = Store::new(&database, config.connections(), only);
+        if let Some(path) = config.database_url_file.clone() {
+            tasks.spawn(follow_url(path, database, store.clone(), stop.clone()));
+        }
+        serve_api(&config, store, readiness, metrics, &stop).await?;
+    }
+    health_stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    tracing::info!("the engine has ended");
+    Ok(())
+}
+
+/// Serves until `stop`, then drains: no new request, running ones to their end, what is noted to Postgres.
+async fn serve_api(
+    config: &Config,
+    store: Store,
+    readiness: Readiness,
+    metrics: Metrics,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let tracker = TaskTracker::new();
+    let indexes = Indexes::new(store.clone(), tracker.clone(), config.index_memory, metrics.index.clone());
+    let activity = Activity::new(store.clone(), indexes.clone(), metrics.activity.clone());
+    let coalescer = Coalescer::new(store.clone(), tracker.clone(), metrics.store.clone());
+    let api = Api {
+        store: store.clone(),
+        coalescer,
+        indexes,
+        activity: activity.clone(),
+        metrics: metrics.http.clone(),
+        request_timeout: config.request_timeout,
+        closing: stop.clone(),
+    };
+    let listener = listen(config.listen).await?;
+    let activity_stop = CancellationToken::new();
+    let worker = tokio::spawn({
+        let (activity, stop) = (activity.clone(), activity_stop.clone());
+        async move { activity.run(stop).await }
+    });
+    readiness.serving(store.clone());
+    tracing::info!(listen = %config.listen, mode = ?config.mode, version = env!("CARGO_PKG_VERSION"), "the engine serves");
+
+    let unready = async {
+        stop.cancelled().await;
+        readiness.stopping();
+    };
+    let serving = serve(listener, router(api), config.max_clients, config.drain, stop.clone());
+    let (served, ()) = tokio::join!(serving, unready);
+    served.context("serve the API")?;
+
+    activity_stop.cancel();
+    worker.await.context("the worker of notes")?;
+    tracker.close();
+    let last_writes = async {
+        tracker.wait().await;
+        activity.finish().await;
+        store.close().await;
+    };
+    if tokio::time::timeout(LAST_WRITES, last_writes).await.is_err() {
+        tracing::warn!("the last notes of recalls could not be written in time");
+    }
+    Ok(())
+}
+
+async fn database(config: &Config, stop: &CancellationToken) -> Result<Option<Database>> {
+    if let Some(path) = &config.database_url_file {
+        return Ok(Database::from_file(path, stop).await);
+    }
+    let url = std::env::var("DATABASE_URL").context("give --database-url-file, or DATABASE_URL in the environment")?;
+    Ok(Some(url.parse()?))
+}
+
+async fn listen(address: std::net::SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
+}
+
+fn stop_on_signal(stop: CancellationToken) -> std::io::Result<impl Future<Output = ()> + use<>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("asked to end: requests that run are finished first");
+        stop.cancel();
+    })
+}
+
+/// For a task whose failure is told in the log.
+trait MapOutcome {
+    fn map_outcome(self) -> impl Future<Output = ()> + Send;
+}
+
+impl<F: Future<Output = std::io::Result<()>> + Send> MapOutcome for F {
+    async fn map_outcome(self) {
+        if let Err(error) = self.await {
+            tracing::error!(%error, "health and metrics cannot be served");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Memories: stored, fetched, listed, counted, forgotten.
+
+use sqlx::{Row as _, postgres::PgRow, types::Json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{StoreError, TenantTx, sql};
+use crate::memory::{AnchoredScore, Memory, NewMemory, Zone};
+
+macro_rules! memory_columns {
+    () => {
+        "m.id, m.content, m.metadata, m.session, m.speaker, m.occurred_at, m.source, m.agent, m.created_at, \
+         m.last_recalled_at, m.recall_count, m.importance, m.emotion, m.zone, m.total_score"
+    };
+}
+
+/// The zone that a client sees, as [`Memory::zone_at`] has it: `$2::real[]` are the lower bounds of core to belt now.
+macro_rules! zone_now {
+    () => {
+        "greatest(m.zone, CASE WHEN m.total_score >= ($2::real[])[1] THEN 0 WHEN m.total_score >= ($2::real[])[2] THEN 1 \
+         WHEN m.total_score >= ($2::real[])[3] THEN 2 WHEN m.total_score >= ($2::real[])[4] THEN 3 ELSE 4 END)"
+    };
+}
+
+/// Where a page by falling score goes on.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct ListAfter {
+    /// The score of the last item.
+    pub score: AnchoredScore,
+    /// Its identity.
+    pub id: Uuid,
+}
+
+/// Where a page by time goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TimeAfter {
+    /// The time of the last item.
+    pub at: OffsetDateTime,
+    /// Its identity.
+    pub id: Uuid,
+}
+
+/// Which part of the list is wanted.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct MemoryPage {
+    /// Only memories of this zone.
+    pub zone: Option<Zone>,
+    /// Only what comes after this.
+    pub after: Option<ListAfter>,
+    /// How many to pass over.
+    pub offset: i64,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// A memory as the index needs it.
+#[derive(Clone, Debug)]
+pub struct IndexRow {
+    /// Its identity.
+    pub id: Uuid,
+    /// The text.
+    pub content: String,
+    /// The conversation.
+    pub session: Option<String>,
+    /// Who said it.
+    pub speaker: Option<String>,
+    /// When it happened.
+    pub occurred_at: OffsetDateTime,
+    /// Its feeling.
+    pub emotion: Option<String>,
+    /// Its score.
+    pub score: AnchoredScore,
+}
+
+fn memory(row: &PgRow) -> Result<Memory, sqlx::Error> {
+    let Json(metadata) = row.try_get("metadata")?;
+    let zone: i16 = row.try_get("zone")?;
+    Ok(Memory {
+        id: row.try_get("id")?,
+        content: row.try_get("content")?,
+        metadata,
+        session: row.try_get("session")?,
+        speaker: row.try_get("speaker")?,
+        occurred_at: row.try_get("occurred_at")?,
+        source: row.try_get("source")?,
+        agent: row.try_get("agent")?,
+        created_at: row.try_get("created_at")?,
+        last_recalled_at: row.try_get("last_recalled_at")?,
+        recall_count: row.try_get("recall_count")?,
+        importance: row.try_get("importance")?,
+        emotion: row.try_get("emotion")?,
+        zone: Zone::from_number(zone.into()).ok_or_else(|| sqlx::Error::Decode("unknown zone".into()))?,
+        score: AnchoredScore::from_stored(row.try_get("total_score")?),
+    })
+}
+
+fn index_row(row: &PgRow) -> Result<IndexRow, sqlx::Error> {
+    Ok(IndexRow {
+        id: row.try_get(0)?,
+        content: row.try_get(1)?,
+        session: row.try_get(2)?,
+        speaker: row.try_get(3)?,
+        occurred_at: row.try_get(4)?,
+        emotion: row.try_get(5)?,
+        score: AnchoredScore::from_stored(row.try_get(6)?),
+    })
+}
+
+/// A memory that is about to be stored.
+pub(super) struct Insert<'a> {
+    pub(super) id: Uuid,
+    pub(super) memory: &'a NewMemory,
+    pub(super) agent: Option<&'a str>,
+    pub(super) zone: Zone,
+    pub(super) score: AnchoredScore,
+}
+
+impl TenantTx {
+    /// Stores them all or none.
+    pub(super) async fn insert(&mut self, inserts: &[Insert<'_>]) -> Result<(), StoreError> {
+        fn column<'a, T>(inserts: &[Insert<'a>], value: impl Fn(&Insert<'a>) -> T) -> Vec<T> {
+            inserts.iter().map(value).collect()
+        }
+        sql("INSERT INTO stellar.memories
+                 (user_id, id, content, metadata, session, speaker, occurred_at, source, agent, importance, emotion, zone, total_score)
+             SELECT $1, n.id, n.content, n.metadata, n.session, n.speaker, coalesce(n.occurred_at, now()), n.source, n.agent,
+                 n.importance, n.emotion, n.zone, n.total_score
+             FROM unnest($2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::timestamptz[], $8::text[], $9::text[],
+                 $10::real[], $11::text[], $12::smallint[], $13::real[])
+                 AS n (id, content, metadata, session, speaker, occurred_at, source, agent, importance, emotion, zone, total_score)")
+        .bind(self.tenant)
+        .bind(column(inserts, |i| i.id))
+        .bind(column(inserts, |i| i.memory.content.as_str()))
+        .bind(column(inserts, |i| Json(&i.memory.metadata)))
+        .bind(column(inserts, |i| i.memory.session.as_deref()))
+        .bind(column(inserts, |i| i.memory.speaker.as_deref()))
+        .bind(column(inserts, |i| i.memory.occurred_at))
+        .bind(column(inserts, |i| i.memory.source.as_deref()))
+        .bind(column(inserts, |i| i.agent))
+        .bind(column(inserts, |i| i.memory.importance))
+        .bind(column(inserts, |i| i.memory.emotion.as_deref()))
+        .bind(column(inserts, |i| i16::from(i.zone.number())))
+        .bind(column(inserts, |i| i.score.to_stored()))
+        .execute(&mut *self.tx)
+        .await
+        .map_err(StoreError::while_("store memories"))?;
+        Ok(())
+    }
+
+    /// The smallest tier that allows more than `limit` memories.
+    pub(super) async fn next_tier(&mut self, limit: i64) -> Result<Option<String>, StoreError> {
+        let row = sql("SELECT t.name FROM stellar.tiers t WHERE t.max_memories = -1 OR t.max_memories > $1
+                       ORDER BY t.max_memories = -1, t.max_memories, t.name LIMIT 1")
+        .bind(limit)
+        .fetch_optional(&mut *self.tx)
+        .await
+        .map_err(StoreError::while_("look for a larger tier"))?;
+        row.map(|row| row.try_get(0)).transpose().map_err(StoreError::while_("look for a larger tier"))
+    }
+
+    /// Forgets a memory. False: the tenant has none of that id.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn forget(&mut self, id: Uuid) -> Result<bool, StoreError> {
+        sql("SELECT stellar.forget($1)")
+            .bind(id)
+            .fetch_one(&mut *self.tx)
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(StoreError::while_("forget a memory"))
+    }
+
+    /// Those of the memories that are there, in no order.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn fetch(&mut self, ids: &[Uuid]) -> Result<Vec<Memory>, StoreError> {
+        sql(concat!(
+            "SELECT ",
+            memory_columns!(),
+            " FROM stellar.memories m WHERE m.user_id = $1 AND m.id = ANY ($2::uuid[])"
+        ))
+        .bind(self.tenant)
+        .bind(ids)
+        .try_map(|row: PgRow| memory(&row))
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(StoreError::while_("fetch memories"))
+    }
+
+    /// A page by falling score.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn list(&mut self, page: MemoryPage, now: OffsetDateTime) -> Result<Vec<Memory>, StoreError> {
+        let MemoryPage { zone, after, offset, limit } = page;
+        sql(concat!(
+            "SELECT ",
+            memory_columns!(),
+            " FROM stellar.memories m WHERE m.user_id = $1 AND ($3::integer IS NULL OR ",
+            zone_now!(),
+            " = $3) AND ($3 IS NULL OR m.total_score >= $4)
+              AND ($5::real IS NULL OR (m.total_score, m.id) < ($5, $6::uuid))
+              ORDER BY m.total_score DESC, m.id DESC LIMIT $7 OFFSET $8"
+        ))
+        .bind(self.tenant)
+        .bind(zone_bounds(now))
+        .bind(zone.map(|zone| i32::from(zone.number())))
+        .bind(zone.map_or(f32::NEG_INFINITY, |zone| lower_bound(zone, now)))
+        .bind(after.map(|after| after.score.to_stored()))
+        .bind(after.map(|after| after.id))
+        .bind(limit)
+        .bind(offset)
+        .try_map(|row: PgRow| memory(&row))
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(StoreError::while_("list memories"))
+    }
+
+    /// A page by rising time of what happened from `start` to `end`, both included.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn timeline(
+        &mut self,
+        start: Option<OffsetDateTime>,
+        end: Option<OffsetDateTime>,
+        after: Option<TimeAfter>,
+        limit: i64,
+    ) -> Result<Vec<Memory>, StoreError> {
+        sql(concat!(
+            "SELECT ",
+            memory_columns!(),
+            " FROM stellar.memories m WHERE m.user_id = $1
+              AND ($2::timestamptz IS NULL OR m.occurred_at >= $2) AND ($3::timestamptz IS NULL OR m.occurred_at <= $3)
+              AND ($4::timestamptz IS NULL OR (m.occurred_at, m.id) > ($4, $5::uuid))
+              ORDER BY m.occurred_at, m.id LIMIT $6"
+        ))
+        .bind(self.tenant)
+        .bind(start)
+        .bind(end)
+        .bind(after.map(|after| after.at))
+        .bind(after.map(|after| after.id))
+        .bind(limit)
+        .try_map(|row: PgRow| memory(&row))
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(StoreError::while_("read the timeline"))
+    }
+
+    /// How many memories are in each zone, from the core outward.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn zone_counts(&mut self, now: OffsetDateTime) -> Result<[i64; 5], StoreError> {
+        let rows: Vec<(i32, i64)> = sql(concat!(
+            "SELECT z.zone, count(*) FROM (SELECT ",
+            zone_now!(),
+            "::integer AS zone FROM stellar.memories m WHERE m.user_id = $1) z GROUP BY z.zone"
+        ))
+        .bind(self.tenant)
+        .bind(zone_bounds(now))
+        .try_map(|row: PgRow| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(StoreError::while_("count memories by zone"))?;
+        let mut counts = [0; 5];
+        for (zone, count) in rows {
+            if let Some(zone) = Zone::from_number(zone.into()) {
+                counts[usize::from(zone.number())] = count;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// A page for building an index, by rising id, of what comes after `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn index_page(&mut self, after: Uuid, limit: i64) -> Result<Vec<IndexRow>, StoreError> {
+        sql("SELECT m.id, m.content, m.session, m.speaker, m.occurred_at, m.emotion, m.total_score FROM stellar.memories m
+             WHERE m.user_id = $1 AND m.id > $2 ORDER BY m.id LIMIT $3")
+        .bind(self.tenant)
+        .bind(after)
+        .bind(limit)
+        .try_map(|row: PgRow| index_row(&row))
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(StoreError::while_("read memories for the index"))
+    }
+
+    /// Those of the memories that are there, for the index.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn index_rows(&mut self, ids: &[Uuid]) -> Result<Vec<IndexRow>, StoreError> {
+        sql("SELECT m.id, m.content, m.session, m.speaker, m.occurred_at, m.emotion, m.total_score FROM stellar.memories m
+             WHERE m.user_id = $1 AND m.id = ANY ($2::uuid[])")
+        .bind(self.tenant)
+        .bind(ids)
+        .try_map(|row: PgRow| index_row(&row))
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(StoreError::while_("read memories for the index"))
+    }
+}
+
+fn lower_bound(zone: Zone, now: OffsetDateTime) -> f32 {
+    AnchoredScore::lower_bound(zone, now).to_stored()
+}
+
+fn zone_bounds(now: OffsetDateTime) -> Vec<f32> {
+    Zone::ALL[..4].iter().map(|zone| lower_bound(*zone, now)).collect()
+}
