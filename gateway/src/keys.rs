@@ -71,7 +71,7 @@ struct Key {
 
 #[derive(Serialize)]
 struct Page {
-    api_keys: Vec<Key>,
+    items: Vec<Key>,
     /// Absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
@@ -138,11 +138,11 @@ pub(crate) async fn list(gateway: &Gateway, caller: &Caller, query: Option<&str>
          ORDER BY created_at, id LIMIT $4",
     );
     let query = query.bind(caller.tenant.id.uuid()).bind(after_time).bind(after_id).bind(limit + 1).persistent(false);
-    let mut api_keys = in_time("listing API keys", query.fetch_all(&gateway.pool)).await?;
-    let more = api_keys.len() as i64 > limit;
-    api_keys.truncate(limit as usize);
-    let next_cursor = api_keys.last().filter(|_| more).map(|key| cursor(key.created_at, key.id));
-    Ok(json(StatusCode::OK, &Page { api_keys, next_cursor }))
+    let mut items = in_time("listing API keys", query.fetch_all(&gateway.pool)).await?;
+    let more = items.len() as i64 > limit;
+    items.truncate(limit as usize);
+    let next_cursor = items.last().filter(|_| more).map(|key| cursor(key.created_at, key.id));
+    Ok(json(StatusCode::OK, &Page { items, next_cursor }))
 }
 
 /// POST /auth/api-keys
