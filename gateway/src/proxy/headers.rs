@@ -90,6 +90,12 @@ mod tests {
     use tenancy::{LOCAL_TENANT, MasterKey};
     use uuid::Uuid;
 
+    fn sensitive(text: &str) -> HeaderValue {
+        let mut value = HeaderValue::from_str(text).expect("hex digits");
+        value.set_sensitive(true);
+        value
+    }
+
     fn caller() -> Caller {
         let capability = MasterKey::generate().capability(LOCAL_TENANT, 1).expose();
         let tenant = Tenant {
@@ -98,7 +104,7 @@ mod tests {
             target: Target::Pooled,
             suspended: false,
             requests_per_minute: 60,
-            capability: capability.try_into().expect("hex digits"),
+            capability: sensitive(&capability),
             limiter: Arc::default(),
         };
         Caller { tenant: Arc::new(tenant), agent: "main".into(), key_id: Uuid::from_u128(7) }
