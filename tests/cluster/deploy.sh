@@ -74,6 +74,13 @@ install_chart() { # HELM_ARGUMENT…
   helm upgrade --install "$RELEASE" "$CHART" --namespace "$NAMESPACE" --create-namespace --wait --timeout 5m "$@"
 }
 
+# A helm that was killed leaves a revision that is "pending" for ever, and refuses every later one. For a node of
+# our own, where no other helm can be at work: the lock of `make up` says so.
+forget_pending() {
+  kubectl --namespace "$NAMESPACE" delete secret --ignore-not-found \
+    --selector "owner=helm,name=$RELEASE,status in (pending-install, pending-upgrade, pending-rollback)"
+}
+
 # The chart's migrate Job makes the CRDs, because helm never upgrades those in crds/.
 wait_for_crds() {
   kubectl wait --for=create crd/tenants.stellar-memory.dev --timeout=60s
