@@ -106,26 +106,35 @@ impl Activity {
 
     async fn work_off(&self, last: bool) {
         let work = self.notes().take();
+        // Once the database proves to be away, the rest is kept without trying.
+        let failure: Mutex<Option<StoreError>> = Mutex::default();
+        let failed = || failure.lock().unwrap_or_else(PoisonError::into_inner);
         stream::iter(work)
             .for_each_concurrent(AT_ONCE, |(tenant, work)| async move {
-                match self.work_off_tenant(tenant, &work).await {
-                    Ok(()) => {}
-                    Err(StoreError::NotServedHere) => {
-                        self.0.metrics.recalls_dropped.inc_by(work.recall_count());
-                    }
-                    Err(error) => {
-                        let text = crate::error_chain(&error);
-                        tracing::warn!(error = text, recalls = work.recall_count(), last, "recalls could not be noted");
-                        if last {
-                            self.0.metrics.recalls_dropped.inc_by(work.recall_count());
-                        } else {
-                            let dropped = self.notes().put_back(tenant, work);
-                            self.0.metrics.recalls_dropped.inc_by(dropped);
+                let recalls = work.recall_count();
+                let dropped = if failed().is_some() {
+                    self.keep(tenant, work, last)
+                } else {
+                    match self.work_off_tenant(tenant, &work).await {
+                        Ok(()) => 0,
+                        Err(StoreError::NotServedHere) => recalls,
+                        Err(error) => {
+                            failed().get_or_insert(error);
+                            self.keep(tenant, work, last)
                         }
                     }
-                }
+                };
+                self.0.metrics.recalls_dropped.inc_by(dropped);
             })
             .await;
+        if let Some(error) = failed().take() {
+            tracing::warn!(error = crate::error_chain(&error), last, "recalls could not be noted");
+        }
+    }
+
+    /// For the next time, if there is one. Returns how many recalls found no room.
+    fn keep(&self, tenant: TenantId, work: Work, last: bool) -> u64 {
+        if last { work.recall_count() } else { self.notes().put_back(tenant, work) }
     }
 
     async fn work_off_tenant(&self, tenant: TenantId, work: &Work) -> Result<(), StoreError> {

@@ -72,9 +72,11 @@ fn store_problem(error: &StoreError) -> Problem {
         ),
         StoreError::Unavailable { doing, .. } => {
             tracing::warn!(error = crate::error_chain(error), doing, "the database is not available");
+            let changed =
+                if error.is_undecided() { "whether it was carried out is not known" } else { "nothing was changed" };
             Problem::new(
                 ProblemType::Unavailable,
-                "the memory store cannot be reached just now; nothing was changed, try again",
+                format!("the memory store cannot be reached just now; {changed}, try again"),
             )
         }
         StoreError::Overloaded => {

@@ -13,6 +13,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
 };
 use tenancy::{ProblemType, REQUEST_ID_HEADER, TENANT_HEADER};
+use tracing::Instrument as _;
 
 use super::{Api, ApiError};
 
@@ -41,13 +42,21 @@ pub struct HttpMetrics {
     pub seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
 }
 
+fn text(value: Option<&HeaderValue>) -> Option<&str> {
+    value.and_then(|value| value.to_str().ok())
+}
+
 pub(super) async fn observe(State(api): State<Api>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let id = request.headers().get(REQUEST_ID_HEADER).cloned();
     let tenant = request.headers().get(TENANT_HEADER).cloned();
     let method = request.method().clone();
-    let mut response = tokio::time::timeout(api.request_timeout, next.run(request)).await.unwrap_or_else(|_| {
+    // What is written while the request is handled carries its id.
+    let span = tracing::info_span!("request", %method, route, id = text(id.as_ref()), tenant = text(tenant.as_ref()));
+    let answer = tokio::time::timeout(api.request_timeout, next.run(request).instrument(span.clone()));
+    let mut response = answer.await.unwrap_or_else(|_| {
+        span.in_scope(|| tracing::warn!(limit = ?api.request_timeout, "a request took too long"));
         let detail = "the request took too long; whether it was carried out is not known";
         ApiError::new(ProblemType::GatewayTimeout, detail).into_response()
     });
@@ -61,19 +70,7 @@ pub(super) async fn observe(State(api): State<Api>, request: Request, next: Next
     };
     let took = started.elapsed();
     api.metrics.seconds.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
-    let text = |value: &Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned));
-    tracing::debug!(
-        %method,
-        route,
-        status = status.as_u16(),
-        ms = took.as_millis() as u64,
-        tenant = text(&tenant),
-        request_id = text(&id),
-        "answered a request"
-    );
-    if status.is_server_error() {
-        tracing::warn!(%method, route, status = status.as_u16(), request_id = text(&id), "a request failed");
-    }
+    span.in_scope(|| tracing::debug!(status = status.as_u16(), ms = took.as_millis() as u64, "answered a request"));
     api.metrics.requests.get_or_create(&RequestLabels { route, status: class }).inc();
     if let Some(id) = id {
         response.headers_mut().insert(REQUEST_ID_HEADER, id);

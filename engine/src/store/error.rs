@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use sqlx::postgres::PgDatabaseError;
 
+/// The operation whose failure leaves open what happened.
+pub(super) const COMMIT: &str = "commit";
+
 /// Why a statement did not do its work.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -66,6 +69,11 @@ impl StoreError {
             Kind::Transient => Self::Unavailable { doing, source: Arc::new(error) },
             Kind::Fault => Self::Failed { doing, source: Arc::new(error) },
         }
+    }
+
+    /// Whether the transaction may have been committed all the same: the answer to COMMIT was lost.
+    pub fn is_undecided(&self) -> bool {
+        matches!(self, Self::Unavailable { doing: COMMIT, .. } | Self::Failed { doing: COMMIT, .. })
     }
 
     /// Whether a pooled connection proved dead, so that another one is worth a try. Never after a wait for one.

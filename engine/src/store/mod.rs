@@ -185,6 +185,6 @@ impl TenantTx {
     /// # Errors
     /// [`StoreError`]; whether it was written is then not known.
     pub async fn commit(self) -> Result<(), StoreError> {
-        self.tx.commit().await.map_err(StoreError::while_("commit"))
+        self.tx.commit().await.map_err(StoreError::while_(error::COMMIT))
     }
 }
