@@ -3,6 +3,8 @@
 SET LOCAL ROLE stellar_owner;
 GRANT CREATE ON SCHEMA stellar TO stellar_maintainer;
 GRANT SELECT ON ALL TABLES IN SCHEMA stellar TO stellar_maintainer;
+-- FOR UPDATE and FOR SHARE need the right to update.
+GRANT UPDATE ON stellar.usage, stellar.users TO stellar_maintainer;
 RESET ROLE;
 
 SET LOCAL ROLE stellar_maintainer;
@@ -53,12 +55,16 @@ AS $$
     )
 $$;
 
--- Takes the tenant's usage row before a write touches anything else: two writers that lock in another order deadlock.
-CREATE FUNCTION stellar.usage_lock() RETURNS void
+-- Takes the current tenant's usage row before a write touches anything else (two writers that lock in another order
+-- deadlock), and holds its placement: no flip takes effect between the statements of a write.
+CREATE FUNCTION stellar.write_lock() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    tenant uuid := stellar.current_tenant();
 BEGIN
-    PERFORM FROM stellar.usage u WHERE u.user_id = stellar.current_tenant() FOR UPDATE;
+    PERFORM FROM stellar.usage u WHERE u.user_id = tenant FOR UPDATE;
+    PERFORM FROM stellar.users u WHERE u.id = tenant FOR SHARE;
 END
 $$;
 
@@ -67,6 +73,7 @@ SET LOCAL ROLE stellar_owner;
 
 -- The first call of every request's transaction: names the tenant, proves the right to it, re-applies the settings
 -- that SQL injected into an earlier transaction of the same connection may have changed. No row: not served here.
+-- Readers begin REPEATABLE READ, so that one snapshot answers whether the tenant is served here and what it has.
 -- It runs as its caller and has no SET clause, so that what it sets lasts to the end of the transaction.
 CREATE FUNCTION stellar.enter(tenant uuid, capability bytea, agent text, writes boolean)
 RETURNS TABLE (change_seq bigint, memory_count integer, memory_limit integer)
@@ -87,7 +94,11 @@ BEGIN
         RETURN;
     END IF;
     IF writes THEN
-        PERFORM stellar.usage_lock();
+        PERFORM stellar.write_lock();
+        -- A flip may have taken effect while this waited for the lock.
+        IF stellar.admitted(tenant, capability) IS NOT TRUE THEN
+            RETURN;
+        END IF;
     END IF;
     RETURN QUERY SELECT u.change_seq, u.memory_count, u.memory_limit FROM stellar.usage u WHERE u.user_id = tenant;
 END
@@ -138,6 +149,6 @@ GRANT EXECUTE ON FUNCTION stellar.enter(uuid, bytea, text, boolean) TO stellar_t
 RESET ROLE;
 
 SET LOCAL ROLE stellar_maintainer;
-GRANT EXECUTE ON FUNCTION stellar.current_tenant(), stellar.admitted(uuid, bytea), stellar.usage_lock()
+GRANT EXECUTE ON FUNCTION stellar.current_tenant(), stellar.admitted(uuid, bytea), stellar.write_lock()
     TO stellar_tenants, stellar_pool;
 RESET ROLE;
