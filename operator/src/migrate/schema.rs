@@ -10,14 +10,16 @@ use tenancy::Placement;
 use super::MigrateError;
 use crate::postgres_url::PostgresUrl;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Connects as the administrator, waiting at most `patience` for a Postgres that starts.
 pub(super) async fn connect(admin: &PostgresUrl, patience: Duration) -> Result<PgConnection, MigrateError> {
     let options = admin
         .connect_options("stellar-migrate")
-        .map_err(|source| MigrateError::Url { of: "the administrator", source })?;
+        .map_err(|source| MigrateError::Url { of: "the administrator", source })?
+        // The record of migrations stays in `public`: an administrator named `stellar` would otherwise look for it
+        // in the schema of that name as soon as there is one.
+        .options([("search_path", "public")]);
     let start = Instant::now();
     let mut said = String::new();
     loop {
@@ -39,7 +41,10 @@ pub(super) async fn connect(admin: &PostgresUrl, patience: Duration) -> Result<P
 
 /// Runs the migrations that this database has not seen.
 pub(super) async fn migrate(admin: &mut PgConnection) -> Result<(), MigrateError> {
-    MIGRATIONS.run_direct(None, admin, false).await.map_err(|e| MigrateError::Schema(Box::new(e)))
+    let mut migrations: Migrator = sqlx::migrate!("../migrations");
+    // After a rollback this release meets migrations of a later one, which it does not know.
+    migrations.set_ignore_missing(true);
+    migrations.run_direct(None, admin, false).await.map_err(|e| MigrateError::Schema(Box::new(e)))
 }
 
 /// Writes the tiers straight to the database, for an installation without Kubernetes.

@@ -24,14 +24,16 @@ pub struct Program {
     pub health_port: u16,
 }
 
-/// The path of a program of the product, built beside the test that asks.
+/// The path of a program of the product, built beside the one that asks.
 ///
 /// # Errors
 /// When it is not built.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.ancestors().find(|folder| folder.ends_with("deps")).and_then(|deps| deps.parent());
-    let path = folder.context("tests run from target/*/deps")?.join(name);
+    let own = std::env::current_exe()?;
+    let folder = own.parent().context("a program is in a folder")?;
+    // Tests are in `target/debug/deps`, programs in `target/debug`.
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let path = folder.join(name);
     if !path.exists() {
         bail!("{} is missing: run `cargo build --workspace --bins` first", path.display());
     }
