@@ -82,7 +82,7 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* Image, security, resources and environment of a container of the product. dict root, component; optional resources */}}
+{{/* Image, security, resources and environment of a container of the product. dict root, component; optional env */}}
 {{- define "stellar-memory.container" -}}
 {{- $values := .values | default (index .root.Values .component) -}}
 image: {{ include "stellar-memory.image" .root }}
@@ -105,6 +105,9 @@ env:
     value: {{ .root.Values.logging.format }}
   - name: POD_NAME
     valueFrom: {fieldRef: {fieldPath: metadata.name}}
+  {{- with .env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
   {{- with .root.Values.telemetry.otlpEndpoint }}
   - name: OTEL_EXPORTER_OTLP_ENDPOINT
     value: {{ . | quote }}
