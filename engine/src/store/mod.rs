@@ -51,6 +51,17 @@ pub enum Access {
     Write,
 }
 
+impl Access {
+    /// A reader sees one snapshot, in which the tenant is served here or not: were each statement to look anew, a flip
+    /// between two of them would make an empty answer of "not served here". A writer holds its placement by a lock.
+    fn begin(self) -> &'static str {
+        match self {
+            Self::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            Self::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
+        }
+    }
+}
+
 /// The tenant's counters, as they were when the transaction entered. Under [`Access::Write`] nobody else moves them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Usage {
@@ -124,7 +135,7 @@ impl Store {
     }
 
     async fn enter(&self, caller: &Caller, access: Access) -> Result<TenantTx, StoreError> {
-        let mut tx = self.pool.begin().await.map_err(StoreError::while_("begin a transaction"))?;
+        let mut tx = self.pool.begin_with(access.begin()).await.map_err(StoreError::while_("begin a transaction"))?;
         let tenant = caller.tenant.uuid();
         let row = sql("SELECT e.change_seq, e.memory_count, e.memory_limit FROM stellar.enter($1, $2, $3, $4) e")
             .bind(tenant)
