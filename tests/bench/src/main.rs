@@ -51,6 +51,7 @@ async fn main() -> Result<()> {
     row("recall at the engine itself, 50000 memories", &straight);
     ratio("median through the gateway to median at the engine", through.quantile(0.5) / straight.quantile(0.5));
 
+    row("from a key's commit to its first accepted request", &notice(&plane).await?);
     row_level_security(&plane, &tenant).await?;
     flip(&plane, &tenant, &client).await
 }
@@ -183,6 +184,22 @@ async fn fill(plane: &DataPlane, tenant: &Tenant, size: i64) -> Result<()> {
         .await?;
     }
     Ok(())
+}
+
+/// How soon the gateway acts on a change in Postgres: the time from the commit that makes a tenant's key to the first
+/// request that it opens, asked without a pause.
+async fn notice(plane: &DataPlane) -> Result<Sample> {
+    let mut sample = Sample::default();
+    for n in 0..40 {
+        let tenant = plane.tenant(&format!("notice-{n}"), TenantSpec::default()).await?;
+        let (client, start) = (plane.client(&tenant), Instant::now());
+        while client.get("/auth/usage").await?.status != 200 {
+            ensure!(start.elapsed() < Duration::from_secs(5), "the gateway never heard of the key");
+        }
+        sample.seconds.push(start.elapsed().as_secs_f64());
+    }
+    sample.wall = sample.seconds.iter().sum();
+    Ok(sample)
 }
 
 /// The smallest read there is, through the policy as the pool and past it as the superuser, in turn.
