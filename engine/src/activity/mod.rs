@@ -186,6 +186,7 @@ async fn put_in_order(
     swept: Option<AnchoredScore>,
 ) -> Result<(u64, Option<AnchoredScore>), StoreError> {
     let now = OffsetDateTime::now_utc();
+    tx.prefer_index_order().await?;
     let mut ranked = tx.orbit_candidates().await?;
     // What was just recalled may come back from the cloud without being among the first.
     for memory in touched {

@@ -41,6 +41,7 @@ pub(super) async fn memories(
         Some(zone) => tx.zone_counts(now).await?[usize::from(zone.number())],
     };
     // One more than asked for tells whether there is a next page.
+    tx.prefer_index_order().await?;
     let mut items = tx.list(MemoryPage { zone, after, offset: offset.unwrap_or(0), limit: limit + 1 }, now).await?;
     tx.commit().await?;
     api.activity.seen(&caller);

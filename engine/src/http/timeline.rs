@@ -34,6 +34,7 @@ pub(super) async fn timeline(
         return Err(Invalid::new("end", "must not be before `start`").into());
     }
     let mut tx = api.store.begin(&caller, Access::Read).await?;
+    tx.prefer_index_order().await?;
     let mut items = tx.timeline(start, end, after, limit + 1).await?;
     tx.commit().await?;
     let more = items.len() as i64 > limit;

@@ -72,6 +72,7 @@ impl Indexes {
         // What is written while this reads may be seen or not: the log after this position tells it again.
         let seq = tx.usage().change_seq;
         let memory = if seq > 0 { tx.changes(seq, 1).await?.first().map(|change| change.memory) } else { None };
+        tx.prefer_index_order().await?;
         let (mut corpus, mut after) = (Corpus::new(), Uuid::nil());
         loop {
             let rows = tx.index_page(after, PAGE).await?;
@@ -88,6 +89,7 @@ impl Indexes {
             .map_err(|_| lost())?;
         }
         tx.commit().await?;
+        corpus.shrink();
         let memories = corpus.len();
         index.replace(corpus, Position { seq, memory });
         let took = started.elapsed();

@@ -45,6 +45,16 @@ impl Lexical {
         self.postings * POSTING_BYTES + self.lists.len() * TERM_BYTES + self.text + self.lengths.len() * 4
     }
 
+    pub(super) fn shrink(&mut self) {
+        for list in &mut self.lists {
+            list.slots.shrink_to_fit();
+            list.counts.shrink_to_fit();
+        }
+        self.lists.shrink_to_fit();
+        self.lengths.shrink_to_fit();
+        self.ids.shrink_to_fit();
+    }
+
     /// Indexes a text under a slot that is free.
     pub(super) fn post(&mut self, slot: u32, text: &str) -> Posted {
         let mut terms: Vec<u32> = Vec::new();

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::memory::AnchoredScore;
+use crate::memory::{AnchoredScore, forgotten_below};
 use lexical::Lexical;
 
 pub use query::Query;
@@ -70,8 +70,8 @@ struct Entry {
     posted: lexical::Posted,
 }
 
-/// What a slot costs beside its postings: the entry, its place in both tables.
-const ENTRY_BYTES: usize = size_of::<Option<Entry>>() + 32;
+/// What a slot costs beside its postings: the entry, its place in both tables, and room that the tables keep free.
+const ENTRY_BYTES: usize = size_of::<Option<Entry>>() + 48;
 
 impl Corpus {
     /// An empty one.
@@ -104,7 +104,8 @@ impl Corpus {
             (self.slots.len() - 1) as u32
         });
         let posted = self.lexical.post(slot, content);
-        self.slots[slot as usize] = Some(Entry { id, score, emotion: emotion.map(Into::into), posted });
+        self.slots[slot as usize] =
+            Some(Entry { id, score, emotion: emotion.map(|word| word.trim().to_lowercase().into()), posted });
         self.by_id.insert(id, slot);
         self.bytes += ENTRY_BYTES;
     }
@@ -117,6 +118,13 @@ impl Corpus {
             self.bytes -= ENTRY_BYTES;
         }
         self.free.push(slot);
+    }
+
+    /// Gives back room that was kept for growing.
+    pub fn shrink(&mut self) {
+        self.lexical.shrink();
+        self.slots.shrink_to_fit();
+        self.by_id.shrink_to_fit();
     }
 
     /// Notes that a memory's score changed, if it is there.
@@ -133,12 +141,15 @@ impl Corpus {
         if best <= 0.0 || take == 0 {
             return Vec::new();
         }
+        let least = least_weight(&matches.found, take, best);
+        let forgotten = forgotten_below(now).to_stored();
         let mut ranked: Vec<(f32, Uuid, f32)> = matches
             .found
             .iter()
+            .filter(|(_, weight)| *weight >= least)
             .filter_map(|(slot, weight)| {
                 let entry = self.slots[*slot as usize].as_ref()?;
-                Some((weight / best + preference(entry, query, now), entry.id, *weight))
+                Some((weight / best + preference(entry, query, forgotten), entry.id, *weight))
             })
             .collect();
         // Of two that are alike in everything the one stored later comes first.
@@ -153,9 +164,21 @@ impl Corpus {
     }
 }
 
-fn preference(entry: &Entry, query: &Query, now: OffsetDateTime) -> f32 {
+/// No memory of less weight can be among the first `take`, whatever is preferred.
+fn least_weight(found: &[(u32, f32)], take: usize, best: f32) -> f32 {
+    if found.len() <= take {
+        return 0.0;
+    }
+    let mut weights: Vec<f32> = found.iter().map(|(_, weight)| *weight).collect();
+    let (_, last, _) = weights.select_nth_unstable_by(take - 1, |a, b| b.total_cmp(a));
+    // A little more than the greatest preference, for rounding.
+    *last - best * MAX_PREFERENCE * 1.01
+}
+
+/// `forgotten`: the stored form of a score of 0 now.
+fn preference(entry: &Entry, query: &Query, forgotten: f32) -> f32 {
     let wanted = query.emotion().is_some_and(|emotion| entry.emotion.as_deref() == Some(emotion));
-    let score = entry.score.at(now).value().clamp(0.0, 1.0) as f32;
+    let score = (entry.score.to_stored() - forgotten).clamp(0.0, 1.0);
     (MAX_PREFERENCE - EMOTION_PREFERENCE) * score + if wanted { EMOTION_PREFERENCE } else { 0.0 }
 }
 

@@ -191,6 +191,22 @@ impl TenantTx {
         self.usage
     }
 
+    /// For the rest of the transaction an index that has the wanted order is preferred to sorting.
+    ///
+    /// The planner has no statistics here (they would answer questions about other tenants), takes any tenant for a small
+    /// one, and would read and sort all of its memories for each page: 22 s instead of 5 to index 300,000.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn prefer_index_order(&mut self) -> Result<(), StoreError> {
+        sql("SELECT set_config('enable_sort', 'off', true), set_config('enable_bitmapscan', 'off', true),
+                 set_config('jit', 'off', true)")
+        .execute(&mut *self.tx)
+        .await
+        .map_err(StoreError::while_("choose plans"))?;
+        Ok(())
+    }
+
     /// Makes what was written durable.
     ///
     /// # Errors
