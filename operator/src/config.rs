@@ -21,7 +21,7 @@ pub enum Command {
     /// Watch Tenants and Tiers and make them true.
     Run(Box<RunArgs>),
     /// Bring the database, its logins, the custom resource definitions and the default tiers to this release.
-    Migrate(MigrateArgs),
+    Migrate(Box<MigrateArgs>),
     /// Print the custom resource definitions as YAML.
     Crds,
 }
@@ -82,6 +82,9 @@ pub struct RunArgs {
     /// Namespace of the installation: API keys go there, the gateway runs there.
     #[arg(long, env = "NAMESPACE", default_value = "stellar-system")]
     pub namespace: String,
+    /// The operator's own service account: who may read the Secrets of tenants' namespaces.
+    #[arg(long, env = "SERVICE_ACCOUNT", default_value = "stellar-operator")]
+    pub service_account: String,
     /// Image of dedicated engines.
     #[arg(long, env = "ENGINE_IMAGE")]
     pub engine_image: String,
@@ -109,8 +112,8 @@ pub struct RunArgs {
     /// How long both placements serve while a tenant moves, in seconds.
     #[arg(long, default_value_t = 30)]
     pub drain_seconds: u32,
-    /// How long a key that was replaced still works, in seconds.
-    #[arg(long, default_value_t = 0)]
+    /// How long a key still works after its Secret was deleted and a new one was made, in seconds.
+    #[arg(long, default_value_t = 600)]
     pub key_overlap_seconds: u32,
     /// Labels of the gateway's pods in --namespace: the only ones that may call a dedicated engine.
     #[arg(long, default_value = "app.kubernetes.io/name=stellar-memory,app.kubernetes.io/component=gateway", value_parser = parse_labels)]

@@ -4,4 +4,15 @@
 pub mod config;
 pub mod migrate;
 pub mod postgres_url;
+pub mod run;
 pub mod scram;
+
+mod backoff;
+mod controller;
+mod database;
+mod health;
+mod metrics;
+mod settings;
+mod sweep;
+mod tiers;
+mod watch;

@@ -11,11 +11,16 @@ use std::{
 use anyhow::Context;
 use clap::Parser;
 use operator::{
-    config::{Cli, Command, LogFormat, MigrateArgs},
+    config::{Cli, Command, LogFormat, MigrateArgs, RunArgs},
     migrate::{Migration, Vault, read_tiers},
-    postgres_url::{Address, PostgresUrl},
+    postgres_url::PostgresUrl,
 };
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+/// Less than the grace period of the pod.
+const LONGEST_STOP: Duration = Duration::from_secs(25);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -23,11 +28,11 @@ async fn main() -> ExitCode {
         Command::Crds => print_definitions(),
         Command::Migrate(args) => {
             start_log(args.log_format);
-            migrate(args).await
+            migrate(*args).await
         }
         Command::Run(args) => {
             start_log(args.log_format);
-            Err(anyhow::anyhow!("not built in this release: {}", args.namespace))
+            run(*args).await
         }
     };
     match outcome {
@@ -56,6 +61,24 @@ fn print_definitions() -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn run(args: RunArgs) -> anyhow::Result<()> {
+    install_tls()?;
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let running = operator::run::run(args, stop.clone());
+    tokio::pin!(running);
+    tokio::select! {
+        outcome = &mut running => return Ok(outcome?),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    stop.cancel();
+    tokio::time::timeout(LONGEST_STOP, running).await.context("some work did not end in time")??;
+    Ok(())
+}
+
 async fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
     install_tls()?;
     let url = match (args.admin_url_file, args.admin_url) {
@@ -71,8 +94,8 @@ async fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
             Vault::Kubernetes { client, namespace: args.namespace }
         }
     };
-    let tiers = args.tiers_file.map(read_tiers).transpose()?;
-    let pool = args.pool_host.unwrap_or_else(Address::default);
+    let tiers = args.tiers_file.as_deref().map(read_tiers).transpose()?;
+    let pool = args.pool_host.unwrap_or_default();
     Migration { admin, pool, vault, patience: Duration::from_secs(args.wait_seconds), tiers }.run().await?;
     Ok(())
 }

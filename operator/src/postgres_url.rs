@@ -54,7 +54,7 @@ impl FromStr for Address {
     /// Reads `host` or `host:port`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !host.ends_with(':') && !(host.contains(':') && !host.starts_with('[')) => {
+            Some((host, port)) if !host.contains(':') || (host.starts_with('[') && host.ends_with(']')) => {
                 (host, Some(port.parse().map_err(|_| PostgresUrlError::Address)?))
             }
             _ => (text, None),
@@ -129,6 +129,16 @@ impl PostgresUrl {
         Ok(Self(url))
     }
 
+    /// The host, if the URL names one.
+    pub fn host(&self) -> Option<String> {
+        self.0.host_str().filter(|host| !host.is_empty()).map(str::to_owned)
+    }
+
+    /// The port, if the URL names one.
+    pub fn port(&self) -> Option<u16> {
+        self.0.port()
+    }
+
     /// The password in it, if it is one that we made.
     pub fn password(&self) -> Option<Password> {
         match self.0.password() {
@@ -146,8 +156,8 @@ mod tests {
 
     fn login(from: &str, address: &Address) -> String {
         let password = Password::parse(&"p".repeat(32)).expect("the form of a password");
-        let url: PostgresUrl = from.parse().ok().expect("a URL");
-        let made = url.login("t_1", &password, address).ok().expect("a URL");
+        let url: PostgresUrl = from.parse().expect("a URL");
+        let made = url.login("t_1", &password, address).expect("a URL");
         assert!(made.password().is_some_and(|p| p.expose() == password.expose()));
         made.expose().replace(password.expose(), "PW")
     }
@@ -167,7 +177,7 @@ mod tests {
             login("postgres:///stellar?host=/tmp/sock&user=admin&password=x", &same),
             "postgres:///stellar?host=%2Ftmp%2Fsock&user=t_1&password=PW"
         );
-        let other: Address = "pooler:6432".parse().ok().expect("an address");
+        let other: Address = "pooler:6432".parse().expect("an address");
         assert_eq!(login("postgres://admin:x@db:5433/stellar", &other), "postgres://t_1:PW@pooler:6432/stellar");
         let tls =
             Address { ssl_mode: Some("verify-full".to_owned()), database: Some("d".to_owned()), ..Address::default() };
@@ -180,7 +190,7 @@ mod tests {
     #[test]
     fn rubbish_is_refused_without_repeating_it() {
         for rubbish in ["", "secret", "http://a:secret@b/c"] {
-            let error = rubbish.parse::<PostgresUrl>().err().expect("no URL");
+            let Err(error) = rubbish.parse::<PostgresUrl>() else { panic!("not a URL") };
             assert!(!error.to_string().contains("secret"));
         }
     }

@@ -7,7 +7,11 @@ mod resources;
 mod schema;
 mod vault;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crds::{Tier, TierSpec};
 use tenancy::MasterKey;
@@ -113,9 +117,9 @@ impl Migration {
 ///
 /// # Errors
 /// [`MigrateError::TiersFile`].
-pub fn read_tiers(path: PathBuf) -> Result<Vec<Tier>, MigrateError> {
-    let refuse = |reason: String| MigrateError::TiersFile { path: path.clone(), reason };
-    let text = std::fs::read_to_string(&path).map_err(|e| refuse(e.to_string()))?;
+pub fn read_tiers(path: &Path) -> Result<Vec<Tier>, MigrateError> {
+    let refuse = |reason: String| MigrateError::TiersFile { path: path.to_owned(), reason };
+    let text = std::fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
     let specs: BTreeMap<String, TierSpec> = serde_saphyr::from_str(&text).map_err(|e| refuse(e.to_string()))?;
     Ok(specs.into_iter().map(|(name, spec)| Tier::new(&name, spec)).collect())
 }

@@ -1,0 +1,125 @@
+//! A tenant with an engine of its own: the namespace and its bounds, the login, the Deployment, and only when that
+//! serves, the flip.
+
+use crds::{ConditionType, Reason};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{LimitRange, Namespace, ResourceQuota, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
+    rbac::v1::RoleBinding,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
+use tenancy::Placement;
+
+use super::{
+    Context, FIELD_MANAGER, Next,
+    apply::{SOON, place},
+    build::{self, Desired, ENGINE},
+    dereference::{Found, NamespaceState},
+    error::{Error, kubernetes},
+    login,
+    report::Report,
+    rollout::Rollout,
+    validate::ValidTenant,
+};
+use crate::database::TenantRow;
+
+/// Brings the tenant's own engine up, and requests to it.
+///
+/// # Errors
+/// [`Error`]; [`Error::NamespaceTaken`] when the namespace is somebody else's.
+pub(super) async fn serve(
+    tenant: &ValidTenant,
+    desired: Desired,
+    row: &TenantRow,
+    found: &Found,
+    context: &Context,
+    report: &mut Report,
+) -> Result<Next, Error> {
+    let name = tenant.namespace();
+    report.wanted = Some(Placement::Dedicated);
+    match &found.namespace {
+        NamespaceState::Foreign => return Err(Error::NamespaceTaken(name)),
+        NamespaceState::Ours { terminating: true, .. } => {
+            let message = format!("namespace {name} of its former engine is still going away");
+            report.found(ConditionType::EngineReady, false, Reason::EngineRolling, &message);
+            report.wait_for(Reason::Provisioning, message);
+            return Ok(Next::After(SOON));
+        }
+        NamespaceState::Ours { .. } => {}
+        NamespaceState::Absent => create(&desired.namespace, &name, context).await?,
+    }
+    report.namespace = Some(name.clone());
+    bounds(&name, &desired, context).await?;
+    context.secrets.watch(&tenant.name, &name);
+    let checksum = login::ensure(tenant, desired.connections, row, context).await?;
+    if row.placement == Placement::Pooled && !row.role_admitted {
+        context.database.tenant_admit_role(tenant.id).await?;
+    }
+    let rollout = engine(&name, &desired, &checksum, context).await?;
+
+    let there = row.placement == Placement::Dedicated && row.endpoint.as_deref() == Some(&*desired.endpoint);
+    if rollout.is_complete() && !there {
+        place(tenant, Placement::Dedicated, Some(&desired.endpoint), context, report).await?;
+    }
+    report_rollout(&rollout, report);
+    Ok(if rollout.is_complete() { Next::Settled } else { Next::Watched })
+}
+
+fn report_rollout(rollout: &Rollout, report: &mut Report) {
+    let moved = report.placement == Some(Placement::Dedicated);
+    let progress = rollout.progress();
+    match (rollout.is_complete(), rollout.is_available(), rollout.trouble()) {
+        (true, ..) => report.found(ConditionType::EngineReady, true, Reason::EngineServing, progress),
+        (false, available, Some(trouble)) => {
+            let message = format!("{progress}: {trouble}");
+            report.found(ConditionType::EngineReady, available && moved, Reason::EngineNotReady, &message);
+            report.wait_for(Reason::EngineNotReady, message);
+        }
+        (false, available, None) => {
+            let meanwhile = if moved { "" } else { "; the shared engine serves meanwhile" };
+            let message = format!("{progress}{meanwhile}");
+            report.found(ConditionType::EngineReady, available && moved, Reason::EngineRolling, &message);
+            report.wait_for(if moved { Reason::Provisioning } else { Reason::Moving }, message);
+        }
+    }
+}
+
+/// Makes the namespace, and fails if somebody else was quicker: what is not ours is never adopted.
+async fn create(namespace: &Namespace, name: &str, context: &Context) -> Result<(), Error> {
+    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    let created = Api::<Namespace>::all(context.client.clone()).create(&parameters, namespace).await;
+    created.map(drop).map_err(kubernetes("create namespace", name))
+}
+
+async fn bounds(name: &str, desired: &Desired, context: &Context) -> Result<(), Error> {
+    let client = || context.client.clone();
+    context.apply(&Api::<Namespace>::all(client()), &desired.namespace).await?;
+    context.apply(&Api::<RoleBinding>::namespaced(client(), name), &desired.role_binding).await?;
+    context.apply(&Api::<ServiceAccount>::namespaced(client(), name), &desired.service_account).await?;
+    context.apply(&Api::<ResourceQuota>::namespaced(client(), name), &desired.quota).await?;
+    context.apply(&Api::<LimitRange>::namespaced(client(), name), &desired.limit_range).await?;
+    for policy in &desired.policies {
+        context.apply(&Api::<NetworkPolicy>::namespaced(client(), name), policy).await?;
+    }
+    context.apply(&Api::<Service>::namespaced(client(), name), &desired.service).await.map(drop)
+}
+
+async fn engine(name: &str, desired: &Desired, checksum: &str, context: &Context) -> Result<Rollout, Error> {
+    let client = || context.client.clone();
+    let wanted = build::with_login(desired.deployment.clone(), checksum);
+    let deployment = context.apply(&Api::<Deployment>::namespaced(client(), name), &wanted).await?;
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client(), name);
+    if let Some(budget) = &desired.disruption_budget {
+        context.apply(&budgets, budget).await?;
+    } else if budgets.get_metadata_opt(ENGINE).await.map_err(kubernetes("read PodDisruptionBudget", ENGINE))?.is_some()
+    {
+        let deleted = budgets.delete(ENGINE, &DeleteParams::default()).await;
+        deleted.map(drop).map_err(kubernetes("delete PodDisruptionBudget", ENGINE))?;
+    }
+    Ok(Rollout::of(&deployment))
+}

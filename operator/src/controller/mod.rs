@@ -1,0 +1,219 @@
+//! Reconciliation of a Tenant: read what it refers to, check it, build every object, apply, say how it went.
+
+mod apply;
+mod build;
+mod cleanup;
+mod dedicated;
+mod dereference;
+mod error;
+mod identity;
+mod key;
+mod login;
+mod pooled;
+mod report;
+mod rollout;
+mod status;
+mod validate;
+
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crds::{Tenant, Tier};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::{controller::Action, events::Recorder, reflector::Store},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tenancy::MasterKey;
+use uuid::Uuid;
+
+use crate::{
+    backoff::{Backoff, jittered},
+    database::Database,
+    metrics::Metrics,
+    settings::Settings,
+    watch::SecretWatches,
+};
+use error::kubernetes;
+use report::Report;
+
+pub use build::ENGINE_DB_SECRET;
+pub use error::{Error, ErrorKind};
+
+/// Who owns the fields that the operator applies.
+pub const FIELD_MANAGER: &str = "stellar-operator";
+/// A Tenant at rest is looked at this often all the same.
+const AT_REST: Duration = Duration::from_mins(10);
+/// As a safety net while a watched object is awaited.
+const WATCHED: Duration = Duration::from_secs(15);
+const BLOCKED: Duration = Duration::from_mins(1);
+const LONGEST_RUN: Duration = Duration::from_mins(1);
+
+/// What every reconciliation needs.
+pub struct Context {
+    /// Talks to the API server.
+    pub client: Client,
+    /// Talks to Postgres.
+    pub database: Database,
+    /// What capabilities derive from.
+    pub master_key: MasterKey,
+    /// The command line.
+    pub settings: Settings,
+    /// The Tiers.
+    pub tiers: Store<Tier>,
+    /// Watches on the Secrets of tenants' namespaces.
+    pub secrets: SecretWatches,
+    /// Writes events.
+    pub recorder: Recorder,
+    /// Counts.
+    pub metrics: Metrics,
+    /// When to try again.
+    pub backoff: Backoff,
+    /// What the database should look like.
+    pub settled: Settled,
+}
+
+/// What comes after a reconciliation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Nothing, until something changes.
+    Settled,
+    /// A watched object will change.
+    Watched,
+    /// Look again.
+    After(Duration),
+}
+
+/// The fingerprint of each tenant's rows and role after its last successful reconciliation. Whatever differs from
+/// it later was changed by somebody else.
+#[derive(Default)]
+pub struct Settled(Mutex<HashMap<Uuid, (String, String)>>);
+
+impl Settled {
+    /// Notes a tenant's name and fingerprint.
+    pub fn note(&self, id: Uuid, name: &str, fingerprint: String) {
+        self.lock().insert(id, (name.to_owned(), fingerprint));
+    }
+
+    /// Forgets a tenant.
+    pub fn forget(&self, name: &str) {
+        self.lock().retain(|_, (noted, _)| noted != name);
+    }
+
+    /// The name of a tenant.
+    pub fn name_of(&self, id: Uuid) -> Option<String> {
+        self.lock().get(&id).map(|(name, _)| name.clone())
+    }
+
+    /// The names of tenants whose fingerprint is not what `present` says.
+    pub fn drifted(&self, present: &HashMap<Uuid, &str>) -> Vec<String> {
+        let differs = |id: &Uuid, noted: &str| present.get(id).is_none_or(|found| *found != noted);
+        self.lock().iter().filter(|(id, (_, noted))| differs(id, noted)).map(|(_, (name, _))| name.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, (String, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Context {
+    /// Server-side apply: our fields become ours, fields of others stay.
+    ///
+    /// # Errors
+    /// [`Error::Kubernetes`].
+    pub async fn apply<K>(&self, api: &Api<K>, object: &K) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let name = object.name_any();
+        let subject = format!("{} {name}", K::kind(&()));
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch(&name, &parameters, &Patch::Apply(object)).await.map_err(kubernetes("apply", subject))
+    }
+}
+
+/// Brings one Tenant a step, or all the way, to what its spec says.
+///
+/// # Errors
+/// [`Error`], which is in the Tenant's status too; [`retry`] says when to try again.
+pub async fn reconcile(tenant: Arc<Tenant>, context: Arc<Context>) -> Result<Action, Error> {
+    let start = Instant::now();
+    let name = tenant.name_any();
+    let outcome = match tokio::time::timeout(LONGEST_RUN, Box::pin(freshest(&name, &context))).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Error::TimedOut(LONGEST_RUN.as_secs())),
+    };
+    context.metrics.reconciled(start.elapsed(), outcome.as_ref().map(drop));
+    let next = outcome?;
+    context.backoff.succeeded(&name);
+    Ok(match next {
+        Some(Next::Settled) => Action::requeue(jittered(AT_REST)),
+        Some(Next::Watched) => Action::requeue(jittered(WATCHED)),
+        Some(Next::After(wait)) => Action::requeue(wait),
+        None => Action::await_change(),
+    })
+}
+
+/// When to try again, by the kind of error.
+#[expect(clippy::needless_pass_by_value, reason = "the controller hands over shared pointers")]
+pub fn retry(tenant: Arc<Tenant>, error: &Error, context: Arc<Context>) -> Action {
+    let name = tenant.name_any();
+    let wait = match error.kind() {
+        ErrorKind::Invalid => None,
+        ErrorKind::Blocked => Some(jittered(BLOCKED)),
+        ErrorKind::Transient => Some(context.backoff.failed(&name)),
+    };
+    let cause = std::iter::successors(std::error::Error::source(error), |e| e.source()).last().map(ToString::to_string);
+    tracing::warn!(tenant = name, reason = %error.reason(), %error, cause, retry_in = ?wait, "a Tenant is not what its spec says");
+    wait.map_or_else(Action::await_change, Action::requeue)
+}
+
+/// The store may lag behind what this operator itself wrote a moment ago, so the object is read again.
+async fn freshest(name: &str, context: &Context) -> Result<Option<Next>, Error> {
+    let api: Api<Tenant> = Api::all(context.client.clone());
+    let Some(tenant) = api.get_opt(name).await.map_err(kubernetes("read Tenant", name))? else {
+        context.settled.forget(name);
+        context.secrets.forget(name);
+        context.backoff.succeeded(name);
+        return Ok(None);
+    };
+    let mut report = Report::default();
+    if tenant.metadata.deletion_timestamp.is_some() {
+        return delete(&tenant, context, &mut report).await;
+    }
+    let outcome = Box::pin(run(&tenant, context, &mut report)).await;
+    let written = status::write(&tenant, &report, &outcome, context).await;
+    let next = outcome?;
+    written?;
+    identity::settle(&tenant, next, context).await?;
+    Ok(Some(next))
+}
+
+async fn run(tenant: &Tenant, context: &Context, report: &mut Report) -> Result<Next, Error> {
+    identity::claim(tenant, context).await?;
+    let found = dereference::run(tenant, context).await?;
+    let valid = validate::run(tenant, &found)?;
+    let desired = build::run(&valid, &context.settings);
+    Box::pin(apply::run(&valid, desired, &found, context, report)).await
+}
+
+async fn delete(tenant: &Tenant, context: &Context, report: &mut Report) -> Result<Option<Next>, Error> {
+    context.settled.forget(&tenant.name_any());
+    if !identity::is_held(tenant) {
+        return Ok(None);
+    }
+    let outcome = cleanup::run(tenant, context, report).await;
+    if matches!(outcome, Ok(Next::Settled)) {
+        identity::release(tenant, context).await?;
+        return Ok(None);
+    }
+    let written = status::write(tenant, report, &outcome, context).await;
+    let next = outcome?;
+    written?;
+    Ok(Some(next))
+}

@@ -1,0 +1,115 @@
+//! All SQL of the operator. What writes is a function of the migrations, run with their owner's rights: the
+//! operator's own login can read control tables and nothing else. Those functions write only what differs.
+
+mod control;
+mod observe;
+mod roles;
+
+use std::{borrow::Cow, time::Duration};
+
+use sqlx::{PgPool, postgres::PgPoolOptions};
+
+use crate::postgres_url::{PostgresUrl, PostgresUrlError};
+
+pub use control::TenantLimits;
+pub use observe::{Swept, TenantRow, TierRow};
+
+const CONNECTIONS: u32 = 8;
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
+const SQLSTATE_USER_ID_IN_USE: &str = "SM409";
+
+/// The operator's connection to Postgres.
+#[derive(Clone)]
+pub struct Database {
+    pool: PgPool,
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// Nobody answers, or the login is refused.
+    #[error("{operation}: Postgres is unavailable")]
+    Unavailable {
+        /// What was being done.
+        operation: &'static str,
+        /// The driver's reason.
+        source: sqlx::Error,
+    },
+    /// The identity belongs to another Tenant.
+    #[error("the user id belongs to another tenant")]
+    UserIdInUse,
+    /// Postgres answered with an error.
+    #[error("{operation}: Postgres refused ({code})")]
+    Refused {
+        /// What was being done.
+        operation: &'static str,
+        /// The SQLSTATE, or a word of the driver.
+        code: String,
+        /// The driver's reason.
+        source: sqlx::Error,
+    },
+}
+
+impl DatabaseError {
+    fn from_sqlx(operation: &'static str, source: sqlx::Error) -> Self {
+        let code = source.as_database_error().and_then(sqlx::error::DatabaseError::code).map(Cow::into_owned);
+        match code {
+            Some(code) if code == SQLSTATE_USER_ID_IN_USE => Self::UserIdInUse,
+            // Connection exceptions, refused logins, missing database, no resources, shutdown.
+            Some(code) if ["08", "28", "3D", "53", "57P"].iter().any(|class| code.starts_with(class)) => {
+                Self::Unavailable { operation, source }
+            }
+            Some(code) => Self::Refused { operation, code, source },
+            None => match source {
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed => Self::Unavailable { operation, source },
+                other => Self::Refused { operation, code: "driver".to_owned(), source: other },
+            },
+        }
+    }
+
+    /// What a status may say about it. Never a secret, never a tenant's data.
+    pub fn public(&self) -> String {
+        match self {
+            Self::UserIdInUse => "userId belongs to another Tenant".to_owned(),
+            Self::Unavailable { .. } => "Postgres does not answer; trying again".to_owned(),
+            Self::Refused { operation, code, .. } => {
+                format!("Postgres refused to {operation} (SQLSTATE {code}); trying again")
+            }
+        }
+    }
+}
+
+impl Database {
+    /// A pool that connects when it is first used.
+    ///
+    /// # Errors
+    /// [`PostgresUrlError`] if the URL has a parameter that the driver does not know.
+    pub fn new(url: &PostgresUrl) -> Result<Self, PostgresUrlError> {
+        let options = url.connect_options("stellar-operator")?.options([
+            ("statement_timeout", "30s"),
+            ("lock_timeout", "10s"),
+            ("search_path", "pg_catalog"),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(Duration::from_mins(1))
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+
+    /// The pool, to listen with.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
+/// Names the operation of a failure.
+fn named(operation: &'static str) -> impl FnOnce(sqlx::Error) -> DatabaseError {
+    move |source| DatabaseError::from_sqlx(operation, source)
+}

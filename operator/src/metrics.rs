@@ -1,0 +1,149 @@
+//! What is counted. Labels are closed sets or the names of Tiers; never a tenant.
+
+use std::{sync::Arc, time::Duration};
+
+use crds::{Phase, Reason};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::controller::{Error, ErrorKind};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByTier {
+    tier: String,
+    phase: &'static str,
+}
+
+/// The operator's metrics. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    reconciles: Family<Outcome, Counter>,
+    errors: Family<ByReason, Counter>,
+    duration: Histogram,
+    tenants: Family<ByTier, Gauge>,
+    drift: Counter,
+    pruned: Counter,
+    leader: Gauge,
+    database_up: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("stellar_operator");
+        let buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        let reconciles = Family::default();
+        registry.register(
+            "reconciles",
+            "Reconciliations by outcome: ok, invalid, blocked, transient",
+            reconciles.clone(),
+        );
+        let errors = Family::default();
+        registry.register("reconcile_errors", "Failed reconciliations by the reason of the condition", errors.clone());
+        let duration = Histogram::new(buckets);
+        registry.register("reconcile_duration_seconds", "Duration of a reconciliation", duration.clone());
+        let tenants = Family::default();
+        registry.register("tenants", "Tenants by tier and phase", tenants.clone());
+        let drift = Counter::default();
+        registry.register("drift", "Tenants whose rows, role or key in Postgres were found changed", drift.clone());
+        let pruned = Counter::default();
+        registry.register("pruned_rows", "Rows removed because they were kept long enough", pruned.clone());
+        let leader = Gauge::default();
+        registry.register("leader", "1 while this replica leads", leader.clone());
+        let database_up = Gauge::default();
+        registry.register("database_up", "1 while Postgres answers the leader", database_up.clone());
+        Self { registry: Arc::new(registry), reconciles, errors, duration, tenants, drift, pruned, leader, database_up }
+    }
+}
+
+impl Metrics {
+    /// Counts a reconciliation.
+    pub fn reconciled(&self, took: Duration, outcome: Result<(), &Error>) {
+        self.duration.observe(took.as_secs_f64());
+        let word = match outcome.map_err(Error::kind) {
+            Ok(()) => "ok",
+            Err(ErrorKind::Invalid) => "invalid",
+            Err(ErrorKind::Blocked) => "blocked",
+            Err(ErrorKind::Transient) => "transient",
+        };
+        self.reconciles.get_or_create(&Outcome { outcome: word }).inc();
+        if let Err(error) = outcome {
+            let reason: Reason = error.reason();
+            self.errors.get_or_create(&ByReason { reason: reason.as_str() }).inc();
+        }
+    }
+
+    /// Sets how many Tenants there are of each tier in each phase.
+    pub fn set_tenants(&self, tenants: impl Iterator<Item = (String, Option<Phase>)>) {
+        self.tenants.clear();
+        for (tier, phase) in tenants {
+            let phase = phase.unwrap_or(Phase::Pending).as_str();
+            self.tenants.get_or_create(&ByTier { tier, phase }).inc();
+        }
+    }
+
+    /// Counts tenants that somebody changed behind the operator's back.
+    pub fn drifted(&self, tenants: usize) {
+        self.drift.inc_by(tenants as u64);
+    }
+
+    /// Counts rows that were pruned.
+    pub fn pruned(&self, rows: i64) {
+        self.pruned.inc_by(u64::try_from(rows).unwrap_or(0));
+    }
+
+    /// Notes whether this replica leads.
+    pub fn set_leader(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
+    /// Notes whether Postgres answers.
+    pub fn set_database_up(&self, up: bool) {
+        self.database_up.set(up.into());
+    }
+
+    /// All of it in the text format of OpenMetrics.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail; a metric that cannot be written would be a fault of the library.
+        if encode(&mut text, &self.registry).is_err() {
+            text.clear();
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_as_documented() {
+        let metrics = Metrics::default();
+        metrics.reconciled(Duration::from_millis(3), Ok(()));
+        metrics.reconciled(Duration::from_millis(3), Err(&Error::TimedOut(1)));
+        metrics.set_tenants([("free".to_owned(), Some(Phase::Ready))].into_iter());
+        let text = metrics.text();
+        for line in [
+            "stellar_operator_reconciles_total{outcome=\"ok\"} 1",
+            "stellar_operator_reconcile_errors_total{reason=\"KubernetesError\"} 1",
+            "stellar_operator_tenants{tier=\"free\",phase=\"Ready\"} 1",
+            "stellar_operator_leader 0",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+}

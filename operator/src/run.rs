@@ -1,0 +1,265 @@
+//! `operator run`: waits for its secrets, then for the lease, then leads: watches, controller, sweep. When the
+//! lease is lost everything stops, in order, and it waits again.
+
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use crds::{Tenant, Tier};
+use futures::StreamExt;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{LimitRange, Namespace, ResourceQuota, Secret, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
+    rbac::v1::RoleBinding,
+};
+use kube::{
+    Api, Client,
+    runtime::{
+        controller::{Config, ReconcileRequest, applier},
+        events::{Recorder, Reporter},
+        reflector,
+    },
+};
+use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
+use tenancy::{MasterKey, MasterKeyError};
+use tokio::{sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backoff::Backoff,
+    config::RunArgs,
+    controller::{Context, FIELD_MANAGER, Settled, reconcile, retry},
+    database::Database,
+    health::{self, Readiness},
+    metrics::Metrics,
+    postgres_url::{PostgresUrl, PostgresUrlError},
+    settings::Settings,
+    sweep, tiers,
+    watch::{Queue, SecretWatches, watch_owned, watch_tenants, watch_tiers},
+};
+
+const LEASE: &str = "stellar-operator";
+const LEASE_SECONDS: u64 = 15;
+const LEASE_GRACE_SECONDS: u64 = 5;
+const RECONCILES_AT_A_TIME: u16 = 16;
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Why the program cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The health address.
+    #[error("listen for health and metrics")]
+    Health(#[source] std::io::Error),
+    /// A mounted file cannot be read.
+    #[error("read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database URL cannot be used.
+    #[error("the operator's database URL")]
+    DatabaseUrl(#[from] PostgresUrlError),
+    /// The master key cannot be used.
+    #[error(transparent)]
+    MasterKey(#[from] MasterKeyError),
+    /// No cluster.
+    #[error("find the cluster")]
+    Cluster(#[source] Box<kube::Error>),
+    /// No lease.
+    #[error("take part in the election")]
+    Lease(#[from] LeaseManagerError),
+    /// A task ended that should not.
+    #[error("a task of the operator ended unexpectedly")]
+    TaskEnded,
+}
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(args: RunArgs, stop: CancellationToken) -> Result<(), RunError> {
+    let (metrics, readiness) = (Metrics::default(), Readiness::default());
+    // Health outlives the rest, so that the last moments are seen too.
+    let health_stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(health::serve(args.health_listen, metrics.clone(), readiness.clone(), health_stop.clone()));
+    let outcome = tokio::select! {
+        outcome = elect(args, metrics, readiness, stop) => outcome,
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(Err(error)) => Err(RunError::Health(error)),
+            _ => Err(RunError::TaskEnded),
+        },
+    };
+    health_stop.cancel();
+    outcome
+}
+
+async fn elect(args: RunArgs, metrics: Metrics, readiness: Readiness, stop: CancellationToken) -> Result<(), RunError> {
+    let Some(url) = database_url(&args, &stop).await? else { return Ok(()) };
+    let Some(master_key) = wait_for_file(&args.master_key_file, &stop).await? else { return Ok(()) };
+    let (url, master_key): (PostgresUrl, _) = (url.parse()?, MasterKey::parse(&master_key)?);
+    let database = Database::new(&url)?;
+    let client = Client::try_default().await.map_err(|e| RunError::Cluster(Box::new(e)))?;
+    let manager = LeaseManagerBuilder::new(client.clone(), LEASE)
+        .with_namespace(&args.namespace)
+        .with_identity(&args.pod_name)
+        .with_field_manager(format!("{FIELD_MANAGER}-{}", args.pod_name))
+        .with_duration(LEASE_SECONDS)
+        .with_grace(LEASE_GRACE_SECONDS)
+        .build()
+        .await?;
+    let (mut leads, lease) = manager.watch().await;
+    readiness.set(true);
+    tracing::info!("waiting for the lease");
+    loop {
+        let elected = tokio::select! {
+            () = stop.cancelled() => break,
+            elected = leads.wait_for(|leads| *leads) => elected.is_ok(),
+        };
+        if !elected {
+            return Err(RunError::TaskEnded);
+        }
+        tracing::info!("this replica leads");
+        metrics.set_leader(true);
+        let term = stop.child_token();
+        let settings = Settings::new(&args, url.clone());
+        let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(args.pod_name.clone()) };
+        let recorder = Recorder::new(client.clone(), reporter);
+        let leading = lead(
+            client.clone(),
+            database.clone(),
+            master_key.clone(),
+            settings,
+            recorder,
+            metrics.clone(),
+            term.clone(),
+        );
+        tokio::pin!(leading);
+        tokio::select! {
+            outcome = &mut leading => { metrics.set_leader(false); outcome?; }
+            _ = leads.wait_for(|leads| !*leads) => {
+                tracing::warn!("the lease is lost; stopping until it comes back");
+                term.cancel();
+                metrics.set_leader(false);
+                leading.await?;
+            }
+        }
+    }
+    readiness.set(false);
+    // Dropping the channel gives the lease back, so that another replica need not wait for it to expire.
+    drop(leads);
+    let _ = tokio::time::timeout(Duration::from_secs(5), lease).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// One term as leader: ends when `term` is cancelled and every reconciliation that runs has ended.
+async fn lead(
+    client: Client,
+    database: Database,
+    master_key: MasterKey,
+    settings: Settings,
+    recorder: Recorder,
+    metrics: Metrics,
+    term: CancellationToken,
+) -> Result<(), RunError> {
+    let (queue, queued) = Queue::new();
+    let (tenants, tenant_writer) = reflector::store::<Tenant>();
+    let (tiers, tier_writer) = reflector::store::<Tier>();
+    let tiers_changed = Arc::new(Notify::new());
+    let namespace = settings.namespace.clone();
+    let context = Arc::new(Context {
+        secrets: SecretWatches::new(client.clone(), queue.clone(), term.clone()),
+        client: client.clone(),
+        database: database.clone(),
+        master_key,
+        settings,
+        tiers: tiers.clone(),
+        recorder,
+        metrics,
+        backoff: Backoff::default(),
+        settled: Settled::default(),
+    });
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watch_tiers(
+        Api::all(client.clone()),
+        tier_writer,
+        tenants.clone(),
+        queue.clone(),
+        tiers_changed.clone(),
+        term.clone(),
+    ));
+    tasks.spawn(tiers::keep(tiers.clone(), database, tiers_changed, term.clone()));
+    // Tenants wait for the Tiers, or the first look would find none of them.
+    let _ = tokio::select! { () = term.cancelled() => return Ok(()), ready = tiers.wait_until_ready() => ready };
+    tasks.spawn(watch_tenants(Api::all(client.clone()), tenant_writer, queue.clone(), term.clone()));
+    macro_rules! watch_all {
+        ($($kind:ty),*) => { $( tasks.spawn(watch_owned::<$kind>(Api::all(client.clone()), queue.clone(), term.clone())); )* };
+    }
+    watch_all!(
+        Namespace,
+        RoleBinding,
+        ServiceAccount,
+        ResourceQuota,
+        LimitRange,
+        NetworkPolicy,
+        Service,
+        Deployment,
+        PodDisruptionBudget
+    );
+    let own_secrets = Api::namespaced(client.clone(), &namespace);
+    tasks.spawn(watch_owned::<Secret>(own_secrets, queue.clone(), term.clone()));
+    tasks.spawn(sweep::sweep(context.clone(), tenants.clone(), queue.clone(), term.clone()));
+    tasks.spawn(sweep::listen(context.clone(), queue, term.clone()));
+    tasks.spawn(sweep::prune(context.clone(), term.clone()));
+
+    let requests = queued.map(|tenant| Ok::<_, Infallible>(ReconcileRequest::from(tenant)));
+    let requests = Box::pin(requests.take_until(term.clone().cancelled_owned()));
+    let config = Config::default().concurrency(RECONCILES_AT_A_TIME).debounce(DEBOUNCE);
+    let start = |tenant, context| Box::pin(reconcile(tenant, context));
+    let mut controller = std::pin::pin!(applier(start, retry, context.clone(), tenants, requests, config));
+    // Errors are handled by `retry`; what is left is "a Tenant went away in between".
+    while controller.next().await.is_some() {}
+    let ended_by_itself = !term.is_cancelled();
+    term.cancel();
+    while tasks.join_next().await.is_some() {}
+    context.secrets.ended().await;
+    if ended_by_itself { Err(RunError::TaskEnded) } else { Ok(()) }
+}
+
+async fn database_url(args: &RunArgs, stop: &CancellationToken) -> Result<Option<String>, RunError> {
+    match (&args.database_url_file, &args.database_url) {
+        (Some(path), _) => wait_for_file(path, stop).await,
+        (None, url) => Ok(url.clone()),
+    }
+}
+
+/// Reads a mounted file; one that is not there yet is waited for. `None`: stopped meanwhile.
+async fn wait_for_file(path: &Path, stop: &CancellationToken) -> Result<Option<String>, RunError> {
+    let mut said = false;
+    loop {
+        match tokio::fs::read_to_string(path).await {
+            Ok(text) if !text.trim().is_empty() => return Ok(Some(text)),
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(RunError::File { path: path.to_owned(), source });
+            }
+            _ if !said => {
+                said = true;
+                tracing::info!(path = %path.display(), "waiting for a file that the migrate Job makes");
+            }
+            _ => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}

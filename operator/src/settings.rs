@@ -1,0 +1,92 @@
+//! What holds for every Tenant: images, names, addresses and times, from the command line.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use crate::{
+    config::RunArgs,
+    postgres_url::{Address, PostgresUrl},
+};
+
+/// Settings of `operator run`.
+pub struct Settings {
+    /// Namespace of the installation.
+    pub namespace: String,
+    /// The operator's own service account.
+    pub service_account: String,
+    /// Image of dedicated engines.
+    pub engine_image: String,
+    /// Always, IfNotPresent or Never.
+    pub engine_image_pull_policy: String,
+    /// The operator's own URL, which engines' URLs are made from.
+    pub database: PostgresUrl,
+    /// How an engine reaches Postgres instead.
+    pub database_address: Address,
+    /// Most connections of one replica.
+    pub engine_connections: u32,
+    /// Domain of cluster-internal names.
+    pub cluster_domain: String,
+    /// How long both placements serve while a tenant moves.
+    pub drain: Duration,
+    /// How long a replaced key still works.
+    pub key_overlap: Duration,
+    /// Labels of the gateway's pods.
+    pub gateway_labels: BTreeMap<String, String>,
+    /// Namespaces that may read engines' metrics.
+    pub metrics_namespaces: Vec<String>,
+}
+
+impl Settings {
+    /// Takes the command line, and the operator's own URL.
+    pub fn new(args: &RunArgs, database: PostgresUrl) -> Self {
+        let own = database.host();
+        let host = args.database_host.clone().or(own.clone());
+        // A bare name of the installation's namespace means nothing in a tenant's.
+        let qualified = host.map(|host| qualify(host, &args.namespace, &args.cluster_domain));
+        let moved = qualified != own;
+        let port = args.database_port.or_else(|| database.port()).filter(|_| moved || args.database_port.is_some());
+        Self {
+            namespace: args.namespace.clone(),
+            service_account: args.service_account.clone(),
+            engine_image: args.engine_image.clone(),
+            engine_image_pull_policy: args.engine_image_pull_policy.clone(),
+            database_address: Address {
+                host: qualified.filter(|_| moved),
+                port,
+                database: args.database_name.clone(),
+                ssl_mode: args.database_sslmode.clone(),
+            },
+            database,
+            engine_connections: args.engine_connections,
+            cluster_domain: args.cluster_domain.clone(),
+            drain: Duration::from_secs(args.drain_seconds.into()),
+            key_overlap: Duration::from_secs(args.key_overlap_seconds.into()),
+            gateway_labels: args.gateway_selector.0.clone(),
+            metrics_namespaces: args.metrics_namespace.clone(),
+        }
+    }
+
+    /// Host and port by which an engine reaches Postgres.
+    pub fn engine_database(&self) -> (String, u16) {
+        let host = self.database_address.host.clone().or_else(|| self.database.host()).unwrap_or_default();
+        (host, self.database_address.port.or_else(|| self.database.port()).unwrap_or(5432))
+    }
+}
+
+fn qualify(host: String, namespace: &str, domain: &str) -> String {
+    let bare = !host.contains(['.', '/', ':', '%']) && host != "localhost" && host.parse::<IpAddr>().is_err();
+    if bare { format!("{host}.{namespace}.svc.{domain}") } else { host }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bare_names_are_qualified_and_others_are_not() {
+        let qualify = |host: &str| qualify(host.to_owned(), "stellar-system", "cluster.local");
+        assert_eq!(qualify("postgres"), "postgres.stellar-system.svc.cluster.local");
+        for host in ["localhost", "10.0.0.1", "db.example.com", "%2Ftmp%2Fpg"] {
+            assert_eq!(qualify(host), host);
+        }
+    }
+}
