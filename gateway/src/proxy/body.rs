@@ -7,7 +7,6 @@ use std::{
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use axum::body::{Body, BodyDataStream};
@@ -20,10 +19,6 @@ use crate::error::Error;
 
 /// Bodies up to this size are kept in memory, so that they can be sent again.
 pub const KEPT: usize = 64 * 1024;
-
-/// Of a refused body, this much is still read, for so long.
-const DRAINED: usize = 1024 * 1024;
-const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// A body that can be sent, perhaps more than once.
 pub enum Outgoing {
@@ -42,8 +37,7 @@ pub struct Streamed {
 
 struct Rest {
     kept: Option<Bytes>,
-    /// Gone when the rest was given up.
-    stream: Option<BodyDataStream>,
+    stream: BodyDataStream,
     taken: usize,
 }
 
@@ -59,11 +53,10 @@ const BROKEN: u8 = 4;
 /// [`Error::BodyTooLarge`] over `limit`, [`Error::BodyTooSlow`] at the deadline, [`Error::BodyBroken`].
 pub async fn take(body: Body, headers: &HeaderMap, limit: usize, deadline: Instant) -> Result<Outgoing, Error> {
     let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let mut stream = body.into_data_stream();
     if declared.is_some_and(|length| length > limit as u64) {
-        drain(stream).await;
         return Err(Error::BodyTooLarge(limit));
     }
+    let mut stream = body.into_data_stream();
     let mut kept = BytesMut::new();
     loop {
         match timeout_at(deadline, stream.next()).await {
@@ -73,11 +66,10 @@ pub async fn take(body: Body, headers: &HeaderMap, limit: usize, deadline: Insta
             Ok(Some(Ok(part))) => kept.extend_from_slice(&part),
         }
         if kept.len() > limit {
-            drain(stream).await;
             return Err(Error::BodyTooLarge(limit));
         }
         if kept.len() > KEPT {
-            let rest = Rest { kept: Some(kept.freeze()), stream: Some(stream), taken: 0 };
+            let rest = Rest { kept: Some(kept.freeze()), stream, taken: 0 };
             return Ok(Outgoing::Streamed(Arc::new(Streamed {
                 rest: Mutex::new(rest),
                 state: AtomicU8::new(UNTOUCHED),
@@ -85,21 +77,6 @@ pub async fn take(body: Body, headers: &HeaderMap, limit: usize, deadline: Insta
             })));
         }
     }
-}
-
-/// Reads on a little after a refusal: a client that still writes when its connection closes may never see the answer.
-async fn drain(mut stream: BodyDataStream) {
-    let mut left = DRAINED;
-    let reading = async {
-        while let Some(Ok(part)) = stream.next().await {
-            left = left.saturating_sub(part.len());
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    // Who is slower than that may miss the answer.
-    let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
 }
 
 impl Outgoing {
@@ -120,16 +97,10 @@ impl Outgoing {
     }
 
     /// Whether an attempt failed because of the client.
-    pub async fn fault(&self) -> Option<Error> {
+    pub fn fault(&self) -> Option<Error> {
         let Self::Streamed(streamed) = self else { return None };
         match streamed.state.load(Ordering::Acquire) {
-            TOO_LARGE => {
-                let rest = streamed.rest.lock().unwrap_or_else(PoisonError::into_inner).stream.take();
-                if let Some(rest) = rest {
-                    drain(rest).await;
-                }
-                Some(Error::BodyTooLarge(streamed.limit))
-            }
+            TOO_LARGE => Some(Error::BodyTooLarge(streamed.limit)),
             BROKEN => Some(Error::BodyBroken(axum::Error::new("the client's body broke off"))),
             _ => None,
         }
@@ -152,8 +123,7 @@ impl Stream for Attempt {
         let part = if let Some(kept) = rest.kept.take() {
             kept
         } else {
-            let Some(stream) = &mut rest.stream else { return Poll::Ready(None) };
-            match std::task::ready!(stream.poll_next_unpin(context)) {
+            match std::task::ready!(rest.stream.poll_next_unpin(context)) {
                 Some(Ok(part)) => part,
                 Some(Err(error)) => {
                     state.store(BROKEN, Ordering::Release);
@@ -178,6 +148,7 @@ impl Stream for Attempt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn chunks(sizes: &[usize]) -> Body {
         let parts: Vec<Result<Bytes, std::io::Error>> = sizes.iter().map(|n| Ok(Bytes::from(vec![b'x'; *n]))).collect();
@@ -203,7 +174,7 @@ mod tests {
         let limit = KEPT * 2;
         let body = read(chunks(&[KEPT + 1, KEPT, 1]), limit).await.expect("too large is seen later");
         assert!(axum::body::to_bytes(body.attempt(), usize::MAX).await.is_err());
-        assert!(matches!(body.fault().await, Some(Error::BodyTooLarge(_))));
+        assert!(matches!(body.fault(), Some(Error::BodyTooLarge(_))));
     }
 
     #[tokio::test]

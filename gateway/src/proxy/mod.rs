@@ -169,7 +169,7 @@ impl Proxy {
                 }
                 Ok(Ok(answer)) => return Ok(self.answer(answer, route)),
                 Ok(Err(error)) => {
-                    if let Some(fault) = body.fault().await {
+                    if let Some(fault) = body.fault() {
                         return Err(fault);
                     }
                     match fault_of(error) {

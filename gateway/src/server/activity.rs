@@ -4,7 +4,6 @@
 //! connection; here the three are apart: a head that was begun must end soon, a connection at rest may rest longer.
 
 use std::{
-    io,
     pin::Pin,
     sync::{
         Arc,
@@ -15,11 +14,8 @@ use std::{
 };
 
 use axum::body::{Body, Bytes};
-use http_body::{Frame, SizeHint};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
 
 /// See the module.
 pub(super) struct Activity {
@@ -30,6 +26,8 @@ pub(super) struct Activity {
     /// Bytes came that are no whole request yet.
     begun: AtomicBool,
     multiplexed: AtomicBool,
+    /// The last request's body was not read to its end, so the client may still be writing.
+    unread: AtomicBool,
 }
 
 /// What to do with a connection.
@@ -52,6 +50,7 @@ impl Activity {
             since: AtomicU64::new(0),
             begun: AtomicBool::new(true),
             multiplexed: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
         })
     }
 
@@ -59,7 +58,8 @@ impl Activity {
         self.since.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    fn received(&self) {
+    /// Bytes came.
+    pub(super) fn received(&self) {
         if self.in_flight.load(Ordering::Acquire) == 0 && !self.begun.swap(true, Ordering::AcqRel) {
             self.mark();
         }
@@ -71,6 +71,11 @@ impl Activity {
         self.begun.store(false, Ordering::Release);
         self.multiplexed.store(multiplexed, Ordering::Relaxed);
         InFlight(self.clone())
+    }
+
+    /// Whether a client may still be writing a body that nobody reads.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Acquire)
     }
 
     /// What the connection deserves now.
@@ -128,50 +133,40 @@ impl http_body::Body for Answering {
     }
 }
 
-/// A stream that reports what it reads.
-pub(super) struct Reported {
-    pub(super) stream: TcpStream,
-    pub(super) activity: Arc<Activity>,
+/// A request's body, which notes whether it was read to its end.
+pub(super) struct Asking {
+    body: Incoming,
+    activity: Arc<Activity>,
 }
 
-impl AsyncRead for Reported {
-    fn poll_read(
+impl Asking {
+    pub(super) fn new(body: Incoming, activity: Arc<Activity>) -> Self {
+        activity.unread.store(!body.is_end_stream(), Ordering::Release);
+        Self { body, activity }
+    }
+}
+
+impl http_body::Body for Asking {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let done = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.activity.received();
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.activity.unread.store(false, Ordering::Release);
         }
-        done
-    }
-}
-
-impl AsyncWrite for Reported {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        frame
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Serving connections: HTTP/1.1 and HTTP/2 without TLS, bounded in number and time, drained at the end.
 
 mod activity;
+mod stream;
 
 use std::{
     collections::HashMap,
@@ -30,7 +31,8 @@ use crate::{
     config::{ClientLimits, Times},
     metrics::Metrics,
 };
-use activity::{Activity, Answering, Judgement, Reported};
+use activity::{Activity, Answering, Asking, Judgement};
+use stream::ClientStream;
 
 /// Bytes of a request's head.
 const HEAD_MOST: usize = 64 * 1024;
@@ -163,14 +165,16 @@ impl<H: Handler> Server<H> {
         // Without it small answers wait for the client's acknowledgement; a failure only costs that.
         let _ = stream.set_nodelay(true);
         let activity = Activity::new();
-        let io = TokioIo::new(Reported { stream, activity: activity.clone() });
+        let io = TokioIo::new(ClientStream::new(stream, activity.clone()));
         let service = service_fn(|request: Request<Incoming>| {
             let in_flight = activity.request(request.version() == Version::HTTP_2);
             let client = client_address(peer.ip(), request.headers(), &self.rules.limits.trusted_proxies);
             let (handler, leaving) = (self.handler.clone(), self.ending.leaving.clone());
+            let activity = activity.clone();
             async move {
                 let version = request.version();
-                let mut response = handler.answer(request.map(Body::new), client).await;
+                let mut response =
+                    handler.answer(request.map(|body| Body::new(Asking::new(body, activity))), client).await;
                 if version <= Version::HTTP_11 && leaving.is_cancelled() {
                     ask_to_close(response.headers_mut());
                 }

@@ -1,210 +1,19 @@
 //! The gateway between a client and an engine that misbehaves, over real sockets; the directory is built by hand and
 //! there is no Postgres.
 
+mod support;
+
 use std::{
     collections::HashMap,
     io::{Read, Write},
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::{Duration, Instant},
 };
 
 use axum::body::Body;
-use clap::Parser;
-use gateway::{
-    client_address::FailureLimits,
-    config::Config,
-    directory::{Directory, KeyHolder, Rows, Target, TenantRow},
-    key_use::KeyUses,
-    metrics::Metrics,
-    presence::Presence,
-    proxy::Proxy,
-    router::Gateway,
-    server::{self, Ending, Rules},
-};
-use http::{Request, Response};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use tenancy::{ApiKey, MasterKey, TenantId};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
-use uuid::Uuid;
-
-/// What an engine does with its nth connection or request.
-#[derive(Clone, Copy)]
-enum Deed {
-    /// Answers this status.
-    Answer(u16),
-    /// Reads the request and closes without a word.
-    BreakOff,
-}
-
-/// A scripted engine: HTTP/1.1, a request a connection, deeds in order, the last one for ever.
-struct Engine {
-    address: SocketAddr,
-    heads: Arc<Mutex<Vec<String>>>,
-}
-
-impl Engine {
-    async fn start(deeds: &'static [Deed]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let heads: Arc<Mutex<Vec<String>>> = Arc::default();
-        let seen = heads.clone();
-        let turn = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(converse(stream, deeds, turn.clone(), seen.clone()));
-            }
-        });
-        Self { address, heads }
-    }
-
-    fn heads(&self) -> Vec<String> {
-        self.heads.lock().expect("no panic").clone()
-    }
-}
-
-async fn converse(
-    mut stream: TcpStream,
-    deeds: &'static [Deed],
-    turn: Arc<AtomicUsize>,
-    seen: Arc<Mutex<Vec<String>>>,
-) {
-    let mut request = Vec::new();
-    let mut buffer = [0; 4096];
-    let end = loop {
-        match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(n) => request.extend_from_slice(&buffer[..n]),
-        }
-        if let Some(end) = request.windows(4).position(|w| w == b"\r\n\r\n") {
-            break end;
-        }
-    };
-    let head = String::from_utf8_lossy(&request[..end]).into_owned();
-    let length = field(&head, "content-length").and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
-    while request.len() < end + 4 + length {
-        match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(n) => request.extend_from_slice(&buffer[..n]),
-        }
-    }
-    seen.lock().expect("no panic").push(head);
-    let n = turn.fetch_add(1, Ordering::SeqCst).min(deeds.len() - 1);
-    if let Deed::Answer(status) = deeds[n] {
-        let answer = format!(
-            "HTTP/1.1 {status} X\r\nserver: inside\r\nx-stellar-replica: r1\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
-        );
-        let _ = stream.write_all(answer.as_bytes()).await;
-    }
-}
-
-fn field(head: &str, name: &str) -> Option<String> {
-    let prefix = format!("{name}:");
-    let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(&prefix))?;
-    Some(line[prefix.len()..].trim().to_owned())
-}
-
-struct Setup {
-    address: SocketAddr,
-    key: ApiKey,
-    ending: Ending,
-    client: Client<hyper_util::client::legacy::connect::HttpConnector, Body>,
-}
-
-struct Wanted<'a> {
-    pooled: &'a str,
-    target: Target,
-    requests_per_minute: u32,
-    flags: &'a [&'a str],
-}
-
-impl Wanted<'_> {
-    fn pooled(pooled: &str) -> Wanted<'_> {
-        Wanted { pooled, target: Target::Pooled, requests_per_minute: 1000, flags: &[] }
-    }
-}
-
-async fn gateway(wanted: Wanted<'_>) -> Setup {
-    let Wanted { pooled, target, requests_per_minute, flags } = wanted;
-    let arguments = ["gateway", "--master-key-file", "unused", "--pooled-engine", pooled, "--retry-budget", "500ms"];
-    let config = Config::parse_from(arguments.iter().chain(flags));
-    let key = ApiKey::generate();
-    let id = TenantId::new(Uuid::new_v4()).expect("not nil");
-    let tenant = TenantRow {
-        id,
-        tier: "free".to_owned(),
-        target,
-        suspended: false,
-        requests_per_minute,
-        capability_generation: 1,
-    };
-    let holder = KeyHolder { tenant: id, agent: "main".into(), key_id: Uuid::new_v4(), expires_at: None };
-    let rows = Rows { tenants: vec![tenant], keys: vec![(key.hash(), holder)] };
-    let directory = Directory::fixed(MasterKey::generate(), rows);
-    let metrics = Arc::new(Metrics::default());
-    let ending = Ending::default();
-    let proxy =
-        Proxy::new(pooled.into(), config.times.clone(), directory.clone(), metrics.clone(), ending.stop.clone());
-    let nowhere = sqlx::postgres::PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/x").expect("a URL");
-    let gateway = Gateway {
-        directory,
-        proxy,
-        pool: nowhere,
-        metrics: metrics.clone(),
-        presence: Arc::new(Presence::new(metrics.clone())),
-        key_uses: Arc::new(KeyUses::default()),
-        failures: FailureLimits::new(5),
-        started: Instant::now(),
-        times: config.times.clone(),
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let rules = Rules { limits: config.clients, times: config.times, metrics: Some(metrics) };
-    tokio::spawn(server::serve(listener, Arc::new(gateway), rules, ending.clone()));
-    Setup { address, key, ending, client: Client::builder(TokioExecutor::new()).build_http() }
-}
-
-impl Setup {
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &'static str) -> Response<String> {
-        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        request = request.header("x-api-key", self.key.expose());
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Body::from(body)).expect("a request");
-        let (parts, body) = self.client.request(request).await.expect("an answer").into_parts();
-        let body = axum::body::to_bytes(Body::new(body), usize::MAX).await.expect("a body");
-        Response::from_parts(parts, String::from_utf8_lossy(&body).into_owned())
-    }
-
-    async fn get(&self, path: &str) -> Response<String> {
-        self.send("GET", path, &[], "").await
-    }
-
-    async fn store(&self, headers: &[(&str, &str)]) -> Response<String> {
-        self.send("POST", "/api/v1/store", headers, "{\"content\":\"x\"}").await
-    }
-
-    /// Sends bytes as they are and returns all that comes until the gateway closes.
-    async fn raw(&self, bytes: &'static str) -> String {
-        let address = self.address;
-        let talk = move || {
-            let mut stream = std::net::TcpStream::connect(address).expect("connected");
-            stream.write_all(bytes.as_bytes()).expect("sent");
-            let mut answer = String::new();
-            // A reset after the answer is an end too.
-            let _ = stream.read_to_string(&mut answer);
-            answer
-        };
-        tokio::task::spawn_blocking(talk).await.expect("no panic")
-    }
-}
+use gateway::directory::Target;
+use http::Request;
+use support::{Deed, Engine, Wanted, field, gateway};
+use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn a_request_reaches_the_engine_with_its_tenant_and_without_its_key() {
@@ -284,6 +93,15 @@ async fn a_misdirected_request_never_shows_as_421() {
 }
 
 #[tokio::test]
+async fn a_misdirected_request_follows_its_tenant_to_the_new_engine() {
+    let (old, new) = (Engine::start(&[Deed::Answer(421)]).await, Engine::start(&[Deed::Answer(201)]).await);
+    let verified = Some(Target::Dedicated(new.address.to_string().into()));
+    let setup = gateway(Wanted { verified, ..Wanted::pooled(&old.address.to_string()) }).await;
+    assert_eq!(setup.store(&[]).await.status(), 201);
+    assert_eq!((old.heads().len(), new.heads().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_dedicated_tenant_goes_to_its_own_engine() {
     let (pool, own) = (Engine::start(&[Deed::Answer(200)]).await, Engine::start(&[Deed::Answer(200)]).await);
     let target = Target::Dedicated(own.address.to_string().into());
@@ -360,13 +178,16 @@ async fn half_a_head_is_cut_off_and_a_resting_connection_is_not() {
 async fn bodies_are_bounded_with_and_without_a_length() {
     let engine = Engine::start(&[Deed::Answer(200)]).await;
     let setup = gateway(Wanted::pooled(&engine.address.to_string())).await;
-    let large = Box::leak("x".repeat(300 * 1024).into_boxed_str());
+    let large: &'static str = Box::leak("x".repeat(4 * 1024 * 1024).into_boxed_str());
     assert_eq!(setup.send("POST", "/api/v1/store", &[], large).await.status(), 413);
-    let parts: Vec<Result<&'static str, std::io::Error>> = (0..10).map(|_| Ok(&large[..30 * 1024])).collect();
+    let parts: Vec<Result<&'static str, std::io::Error>> = (0..100).map(|_| Ok(&large[..30 * 1024])).collect();
     let request = Request::builder().method("POST").uri(format!("http://{}/api/v1/store", setup.address));
     let request = request.header("x-api-key", setup.key.expose());
     let request = request.body(Body::from_stream(futures::stream::iter(parts))).expect("a request");
     assert_eq!(setup.client.request(request).await.expect("an answer").status(), 413);
+    let nobody = Request::builder().method("POST").uri(format!("http://{}/api/v1/store", setup.address));
+    let answer = setup.client.request(nobody.body(Body::from(large)).expect("a request")).await;
+    assert_eq!(answer.expect("an answer, though the body was not read").status(), 401);
 }
 
 #[tokio::test]

@@ -1,0 +1,102 @@
+//! A client's connection as hyper sees it: reports what it reads, and closes gently.
+//!
+//! A connection that closes while its client still writes is reset, and the client may never see the answer that was
+//! sent before. So when a body was refused unread, the rest is read and dropped for a bounded time after the last byte
+//! of the answer.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+
+use super::activity::Activity;
+
+const LINGER_TIME: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+const SCRATCH: usize = 16 * 1024;
+
+/// See the module.
+pub(super) struct ClientStream {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+    lingering: Option<Lingering>,
+}
+
+struct Lingering {
+    end: Pin<Box<Sleep>>,
+    bytes_left: usize,
+}
+
+impl ClientStream {
+    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
+        Self { stream, activity, lingering: None }
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let done = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.activity.received();
+        }
+        done
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, activity, lingering } = self.get_mut();
+        ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
+        if !activity.is_unread() {
+            return Poll::Ready(Ok(()));
+        }
+        let lingering =
+            lingering.get_or_insert_with(|| Lingering { end: Box::pin(sleep(LINGER_TIME)), bytes_left: LINGER_BYTES });
+        let mut scratch = [0; SCRATCH];
+        while lingering.bytes_left > 0 && lingering.end.as_mut().poll(context).is_pending() {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {
+                    lingering.bytes_left = lingering.bytes_left.saturating_sub(buffer.filled().len());
+                }
+                // The client closed too, one way or another.
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
