@@ -87,6 +87,9 @@ impl Indexes {
         take: usize,
     ) -> Result<(TenantTx, Vec<Hit>), StoreError> {
         for _ in 0..MOST_ATTEMPTS {
+            let index = self.entry(caller.tenant);
+            // What it holds now was committed before the snapshot of the transaction that begins next.
+            let before = index.position();
             let mut tx = match self.0.store.begin(caller, Access::Read).await {
                 Err(StoreError::NotServedHere) => {
                     self.forget_tenant(caller.tenant);
@@ -94,9 +97,11 @@ impl Indexes {
                 }
                 result => result?,
             };
-            let index = self.entry(caller.tenant);
             let wanted = tx.usage().change_seq;
-            if index.is_fresh(wanted) || self.catch_up(&index, &mut tx, wanted).await? {
+            if before.is_some_and(|before| before.seq > wanted) {
+                // Numbers never fall, save that the tenant was erased and made again or the database restored.
+                index.clear();
+            } else if index.covers(wanted) || self.catch_up(&index, &mut tx, wanted).await? {
                 self.account(caller.tenant);
                 return Ok((tx, index.search(query, now, take)));
             }

@@ -59,9 +59,16 @@ impl TenantIndex {
         self.state.read().unwrap_or_else(PoisonError::into_inner).position
     }
 
-    /// Whether it holds exactly what the log says up to `wanted`. One that is ahead is for the log to judge.
-    pub(super) fn is_fresh(&self, wanted: i64) -> bool {
-        self.position().is_some_and(|position| position.seq == wanted)
+    /// Whether it holds all that the log says up to `wanted`. It may hold more, which others asked for meanwhile: what is
+    /// newer than a reader's snapshot has no row in it, and so no place in the answer.
+    pub(super) fn covers(&self, wanted: i64) -> bool {
+        self.position().is_some_and(|position| position.seq >= wanted)
+    }
+
+    /// Forgets everything: it must be built anew.
+    pub(super) fn clear(&self) {
+        drop(std::mem::take(&mut *self.state.write().unwrap_or_else(PoisonError::into_inner)));
+        self.bytes.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn search(&self, query: &Query, now: OffsetDateTime, take: usize) -> Vec<Hit> {
@@ -151,15 +158,15 @@ mod tests {
     #[test]
     fn entries_of_the_log_move_the_corpus_along() {
         let index = TenantIndex::default();
-        assert!(!index.is_fresh(0), "not built is not fresh, even for a tenant without a memory");
+        assert!(!index.covers(0), "not built is not fresh, even for a tenant without a memory");
         index.replace(Corpus::new(), Position { seq: 0, memory: None });
-        assert!(index.is_fresh(0));
+        assert!(index.covers(0) && !index.covers(1));
         index.apply(
             &[change(1, ChangeOp::Store, 1), change(2, ChangeOp::Store, 2)],
             &[row(1, "red fox"), row(2, "red hen")],
         );
         index.apply(&[change(3, ChangeOp::Forget, 1)], &[]);
-        assert!(index.is_fresh(3));
+        assert!(index.covers(3) && index.covers(2));
         assert_eq!(index.position(), Some(Position { seq: 3, memory: Some(Uuid::from_u128(1)) }));
         let hits = index.search(&Query::new("red", None), OffsetDateTime::UNIX_EPOCH, 5);
         assert_eq!(hits.iter().map(|hit| hit.id.as_u128()).collect::<Vec<_>>(), [2]);
