@@ -197,9 +197,10 @@ async fn lead(
         tiers_changed.clone(),
         term.clone(),
     ));
-    tasks.spawn(tiers::keep(tiers.clone(), database, tiers_changed, term.clone()));
-    // Tenants wait for the Tiers, or the first look would find none of them.
+    // All else waits for the Tiers, or the first look would find none of them. It waits in this one place: a store
+    // wakes only the last of those that wait for it.
     let _ = tokio::select! { () = term.cancelled() => return Ok(()), ready = tiers.wait_until_ready() => ready };
+    tasks.spawn(tiers::keep(tiers.clone(), database, tiers_changed, term.clone()));
     tasks.spawn(watch_tenants(Api::all(client.clone()), tenant_writer, queue.clone(), term.clone()));
     macro_rules! watch_all {
         ($($kind:ty),*) => { $( tasks.spawn(watch_owned::<$kind>(Api::all(client.clone()), queue.clone(), term.clone())); )* };

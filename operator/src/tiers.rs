@@ -16,11 +16,8 @@ use crate::{
 
 const EVERY: Duration = Duration::from_secs(6);
 
-/// Keeps at it until stopped.
+/// Keeps at it until stopped. The store must have been filled once.
 pub async fn keep(tiers: Store<Tier>, database: Database, changed: Arc<Notify>, stop: CancellationToken) {
-    if tokio::select! { () = stop.cancelled() => true, ready = tiers.wait_until_ready() => ready.is_err() } {
-        return;
-    }
     let mut said = false;
     loop {
         match synchronise(&tiers, &database).await {
