@@ -116,10 +116,15 @@ async fn engine(name: &str, desired: &Desired, checksum: &str, context: &Context
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(client(), name);
     if let Some(budget) = &desired.disruption_budget {
         context.apply(&budgets, budget).await?;
-    } else if budgets.get_metadata_opt(ENGINE).await.map_err(kubernetes("read PodDisruptionBudget", ENGINE))?.is_some()
-    {
-        let deleted = budgets.delete(ENGINE, &DeleteParams::default()).await;
-        deleted.map(drop).map_err(kubernetes("delete PodDisruptionBudget", ENGINE))?;
+    } else {
+        match budgets
+            .delete(ENGINE, &DeleteParams::default())
+            .await
+            .map_err(kubernetes("delete PodDisruptionBudget", ENGINE))
+        {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
     }
     Ok(Rollout::of(&deployment))
 }
