@@ -24,6 +24,19 @@ pub enum Command {
     Migrate(Box<MigrateArgs>),
     /// Print the custom resource definitions as YAML.
     Crds,
+    /// Store, recall and forget one memory through a gateway, to see that an installation works.
+    SmokeTest(SmokeTestArgs),
+}
+
+/// `operator smoke-test`.
+#[derive(Args, Debug)]
+pub struct SmokeTestArgs {
+    /// The gateway's address, such as http://127.0.0.1:8080.
+    #[arg(long)]
+    pub gateway_url: String,
+    /// The file that holds a tenant's API key.
+    #[arg(long)]
+    pub api_key_file: PathBuf,
 }
 
 /// How log lines look.

@@ -6,6 +6,7 @@ pub mod migrate;
 pub mod postgres_url;
 pub mod run;
 pub mod scram;
+pub mod smoke_test;
 
 mod backoff;
 mod controller;

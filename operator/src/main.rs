@@ -1,4 +1,4 @@
-//! The program `operator`: `run`, `migrate`, `crds`.
+//! The program `operator`: `run`, `migrate`, `crds`, `smoke-test`.
 
 use std::{
     fs,
@@ -14,6 +14,7 @@ use operator::{
     config::{Cli, Command, LogFormat, MigrateArgs, RunArgs},
     migrate::{Migration, Vault, read_tiers},
     postgres_url::PostgresUrl,
+    smoke_test::smoke_test,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ const LONGEST_STOP: Duration = Duration::from_secs(25);
 async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Crds => print_definitions(),
+        Command::SmokeTest(args) => smoke_test(&args).await.map_err(Into::into),
         Command::Migrate(args) => {
             start_log(args.log_format);
             migrate(*args).await

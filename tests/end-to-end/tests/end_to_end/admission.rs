@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Tenant, apply, done, object};
+use end_to_end::cluster::{Tenant, apply, done, object};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_tenant_is_refused_with_the_cure() {
@@ -35,7 +35,8 @@ async fn a_bad_tenant_is_refused_with_the_cure() {
 async fn an_identity_cannot_be_changed() {
     let tenant = Tenant::ready("immutable", &json!({ "tier": "free" }));
     let patch = json!({ "spec": { "userId": uuid::Uuid::new_v4().to_string() } }).to_string();
-    let output = crate::cluster::kubectl(&["patch", "tenant", &tenant.name, "--type", "merge", "-p", &patch], None);
+    let output =
+        end_to_end::cluster::kubectl(&["patch", "tenant", &tenant.name, "--type", "merge", "-p", &patch], None);
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot be added, changed or removed"), "{output:?}");
 }

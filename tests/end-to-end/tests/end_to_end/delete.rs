@@ -3,7 +3,7 @@
 use harness::eventually_within;
 use serde_json::json;
 
-use crate::cluster::{POD, SYSTEM, Tenant, done, get, sql};
+use end_to_end::cluster::{POD, SYSTEM, Tenant, done, get, sql};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delete_leaves_no_object_no_role_and_no_row() {

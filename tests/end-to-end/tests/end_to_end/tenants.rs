@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Tenant, condition, done, get};
+use end_to_end::cluster::{Tenant, condition, done, get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_tier_becomes_ready_and_remembers_and_only_paying_ones_have_a_pod() {

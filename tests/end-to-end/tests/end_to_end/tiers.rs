@@ -7,7 +7,7 @@ use std::sync::{
 
 use serde_json::{Value, json};
 
-use crate::cluster::{POD, Tenant, done, get};
+use end_to_end::cluster::{POD, Tenant, done, get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn free_to_pro_and_back_without_one_failed_request_and_with_the_same_memories() {
@@ -71,7 +71,7 @@ async fn a_platform_team_adds_a_tier_of_its_own() {
         "spec": { "placement": "pooled",
             "limits": { "maxMemories": 2, "maxAgents": 1, "maxApiKeys": 1, "requestsPerMinute": 100 } },
     });
-    crate::cluster::apply(&tier).unwrap();
+    end_to_end::cluster::apply(&tier).unwrap();
     let tenant = Tenant::ready("of-a-tiny-tier", &json!({ "tier": "tiny" }));
     let client = tenant.client();
     for status in [201, 201, 403] {

@@ -139,6 +139,14 @@ pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
     object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)?["status"].as_str()
 }
 
+/// Stops (`stop`) or starts (`start`) a part of the node, such as its API server.
+pub fn node(verb: &str, part: &str) {
+    let folder = std::env::var("NODE_DIR").expect("NODE_DIR is set: `. .local/env`");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../cluster/node");
+    let output = Command::new(script).args([verb, &folder, part]).output().unwrap();
+    assert!(output.status.success(), "node {verb} {part}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 pub fn gateway_url() -> String {
     std::env::var("GATEWAY_URL").expect("GATEWAY_URL is set: `. .local/env`")
 }
