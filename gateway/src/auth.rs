@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, header::AUTHORIZATION};
-use tenancy::ApiKey;
+use tenancy::{ApiKey, ApiKeyHash};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -27,6 +27,17 @@ pub struct Caller {
     pub agent: Arc<str>,
     /// The id of the key, not its text.
     pub key_id: Uuid,
+    /// What the key is found by, for whoever has to look again.
+    pub key_hash: ApiKeyHash,
+}
+
+impl Caller {
+    /// Whether the key still counts, and where its tenant is served now. `None`: it would be refused.
+    pub fn still_served(&self, directory: &Directory, now: OffsetDateTime) -> Option<Arc<Tenant>> {
+        let (tenant, holder) = directory.find_key(&self.key_hash)?;
+        let expired = holder.expires_at.is_some_and(|end| end <= now);
+        (!expired && !tenant.suspended).then_some(tenant)
+    }
 }
 
 /// Finds the caller of a request.
@@ -39,11 +50,19 @@ pub fn authenticate(headers: &HeaderMap, directory: &Directory, now: OffsetDateT
     if !directory.is_loaded() {
         return Err(Error::NotLoaded);
     }
-    let (tenant, holder) = directory.find_key(&key.hash()).ok_or(Error::InvalidKey)?;
+    let key_hash = key.hash();
+    let (tenant, holder) = directory.find_key(&key_hash).ok_or(Error::InvalidKey)?;
     if holder.expires_at.is_some_and(|end| end <= now) {
         return Err(Error::InvalidKey);
     }
-    Ok(Caller { tenant, agent: holder.agent, key_id: holder.key_id })
+    Ok(Caller { tenant, agent: holder.agent, key_id: holder.key_id, key_hash })
+}
+
+/// Looks for a key that is not known here in Postgres. True: authenticating once more is worth it.
+pub async fn search(headers: &HeaderMap, directory: &Directory) -> bool {
+    let Ok(key) = sent_key(headers) else { return false };
+    let hash = key.hash();
+    directory.find_key(&hash).is_none() && directory.search(hash).await
 }
 
 /// The key that a request carries, in one header or the same in both.

@@ -222,9 +222,9 @@ impl Gateway {
         if route.handler == Handler::Health {
             return health();
         }
-        let caller = match auth::authenticate(request.headers(), &self.directory, OffsetDateTime::now_utc()) {
+        let caller = match self.caller(request.headers(), client).await {
             Ok(caller) => caller,
-            Err(error) => return self.refuse(error, client).into_response(),
+            Err(error) => return error.into_response(),
         };
         trace.caller = Some(caller.clone());
 
@@ -266,6 +266,18 @@ impl Gateway {
             Handler::RevokeKey => keys::revoke(self, &caller, parts.uri.path()).await,
             Handler::Health => Ok(health()),
         }
+    }
+
+    async fn caller(&self, headers: &HeaderMap, client: IpAddr) -> Result<Caller, Error> {
+        let now = OffsetDateTime::now_utc();
+        let error = match auth::authenticate(headers, &self.directory, now) {
+            Ok(caller) => return Ok(caller),
+            Err(error) => self.refuse(error, client),
+        };
+        if matches!(error, Error::InvalidKey) && auth::search(headers, &self.directory).await {
+            return auth::authenticate(headers, &self.directory, now);
+        }
+        Err(error)
     }
 
     /// A failed authentication, or the notice that there were too many.

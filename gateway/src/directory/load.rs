@@ -42,6 +42,16 @@ pub(super) async fn these(pool: &PgPool, ids: &[TenantId]) -> Result<Rows, sqlx:
     some(pool, Some(&ids)).await
 }
 
+/// The tenants that hold live keys of these hashes.
+pub(super) async fn holders(pool: &PgPool, hashes: &[ApiKeyHash]) -> Result<Vec<TenantId>, sqlx::Error> {
+    let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash.as_bytes()[..]).collect();
+    let holders = sqlx::query_scalar::<_, Uuid>(
+        "SELECT user_id FROM stellar.api_keys WHERE key_hash = ANY ($1) AND revoked_at IS NULL",
+    );
+    let holders = holders.bind(hashes).persistent(false).fetch_all(pool).await?;
+    Ok(holders.into_iter().filter_map(|id| TenantId::new(id).ok()).collect())
+}
+
 /// Tenants first: a key that is made in between has a notice of its own.
 async fn some(pool: &PgPool, ids: Option<&[Uuid]>) -> Result<Rows, sqlx::Error> {
     let mut rows = Rows::default();

@@ -118,6 +118,8 @@ pub struct Directory {
     loaded: AtomicBool,
     freshness: RwLock<Freshness>,
     asks: mpsc::Sender<Ask>,
+    made: Instant,
+    searches: Limiter,
 }
 
 /// A wish to the refresher.
@@ -126,6 +128,8 @@ pub(crate) enum Ask {
     Changed(TenantId),
     /// A request wants to be sure about this tenant.
     Verify(TenantId, oneshot::Sender<bool>),
+    /// A request has a key that nobody knows here.
+    Search(ApiKeyHash, oneshot::Sender<bool>),
     /// Notices arrive (again): anything may have happened before.
     Listening,
     /// Notices stopped.
@@ -140,6 +144,8 @@ pub struct Size {
     pub keys: usize,
 }
 
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(500);
+const SEARCHES_PER_MINUTE: u32 = 6000;
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Directory {
@@ -152,6 +158,8 @@ impl Directory {
             loaded: AtomicBool::new(false),
             freshness: RwLock::new(Freshness::StaleSince(Instant::now())),
             asks,
+            made: Instant::now(),
+            searches: Limiter::default(),
         };
         (Arc::new(directory), wishes)
     }
@@ -209,6 +217,21 @@ impl Directory {
             answer.await.ok()
         };
         tokio::time::timeout(VERIFY_TIMEOUT, asked).await.ok().flatten().unwrap_or(false)
+    }
+
+    /// Asks Postgres for a key that is not known here: it may be so new that its notice is still on the way, which
+    /// another gateway's client would notice. Bounded in number and time, and not while notices do not arrive. True:
+    /// another look into the directory is worth it.
+    pub async fn search(&self, hash: ApiKeyHash) -> bool {
+        if self.age() > Duration::ZERO || !self.searches.decide(self.made.elapsed(), SEARCHES_PER_MINUTE).allowed {
+            return false;
+        }
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.asks.send(Ask::Search(hash, reply)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(SEARCH_TIMEOUT, asked).await.ok().flatten().unwrap_or(false)
     }
 
     /// How much it holds.

@@ -7,7 +7,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use sqlx::{Executor, PgPool, postgres::PgListener};
-use tenancy::{MasterKey, TenantId};
+use tenancy::{ApiKeyHash, MasterKey, TenantId};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, sleep_until, timeout},
@@ -57,68 +57,86 @@ impl Refresher {
     }
 
     async fn refresh(mut self) {
-        let mut whole = Some(Backoff::new());
-        let mut next_whole = Instant::now() + self.full_interval;
-        let mut changed = HashSet::new();
-        let mut asked = Vec::new();
-        // The first load waits for the listener, so that nothing falls between.
-        let mut listening = false;
+        let mut work = Work::new(self.full_interval);
         loop {
             tokio::select! {
-                biased;
                 ask = self.wishes.recv() => {
                     let Some(ask) = ask else { return };
-                    let mut next = Some(ask);
-                    while let Some(ask) = next {
-                        match ask {
-                            Ask::Changed(id) => {
-                                changed.insert(id);
-                            }
-                            Ask::Verify(id, reply) => {
-                                changed.insert(id);
-                                asked.push(reply);
-                            }
-                            Ask::Listening => {
-                                listening = true;
-                                whole = Some(Backoff::new());
-                                next_whole = Instant::now();
-                            }
-                            Ask::Deaf => {
-                                listening = false;
-                                self.directory.set_freshness(Freshness::StaleSince(std::time::Instant::now()));
-                            }
-                        }
-                        next = if changed.len() < BATCH { self.wishes.try_recv().ok() } else { None };
+                    self.note(ask, &mut work);
+                    // What came meanwhile goes into the same queries.
+                    while work.changed.len() + work.sought.len() < BATCH
+                        && let Ok(ask) = self.wishes.try_recv()
+                    {
+                        self.note(ask, &mut work);
                     }
                 }
-                () = sleep_until(next_whole) => {
-                    whole.get_or_insert_with(Backoff::new);
-                }
+                () = sleep_until(work.next_whole) => {}
             }
-            if let Some(mut backoff) = whole.take_if(|_| listening && next_whole <= Instant::now()) {
-                if self.reload_all().await {
-                    self.directory.set_freshness(Freshness::Current);
-                    changed.clear();
-                    answer(&mut asked, true);
-                    next_whole = Instant::now() + self.full_interval;
-                    continue;
-                }
-                next_whole = Instant::now() + backoff.next();
-                whole = Some(backoff);
-            } else if next_whole <= Instant::now() {
-                // Not listening: the listener's next success asks for the whole anyway.
-                next_whole = Instant::now() + BACKOFF_MOST;
+            if work.next_whole <= Instant::now() && !self.whole(&mut work).await {
+                work.next_whole = Instant::now() + work.backoff.next();
             }
-            if !changed.is_empty() {
-                let done = self.reload_some(&changed.drain().collect::<Vec<_>>()).await;
-                answer(&mut asked, done);
-                if !done {
-                    // What these tenants are now is not known: the whole reload tells.
-                    let mut backoff = whole.take().unwrap_or_else(Backoff::new);
-                    next_whole = next_whole.min(Instant::now() + backoff.next());
-                    whole = Some(backoff);
-                }
+            self.parts(&mut work).await;
+        }
+    }
+
+    fn note(&self, ask: Ask, work: &mut Work) {
+        match ask {
+            Ask::Changed(id) => {
+                work.changed.insert(id);
             }
+            Ask::Verify(id, reply) => {
+                work.changed.insert(id);
+                work.asking.push(reply);
+            }
+            Ask::Search(hash, reply) => {
+                work.sought.push(hash);
+                work.searching.push(reply);
+            }
+            Ask::Listening => {
+                work.listening = true;
+                work.next_whole = Instant::now();
+            }
+            Ask::Deaf => {
+                work.listening = false;
+                self.directory.set_freshness(Freshness::StaleSince(std::time::Instant::now()));
+            }
+        }
+    }
+
+    /// Reloads everything, which settles all wishes. Only while listening, so that nothing falls between.
+    async fn whole(&self, work: &mut Work) -> bool {
+        if !work.listening || !self.reload_all().await {
+            return false;
+        }
+        self.directory.set_freshness(Freshness::Current);
+        work.changed.clear();
+        work.sought.clear();
+        answer(&mut work.asking, true);
+        answer(&mut work.searching, true);
+        work.backoff = Backoff::new();
+        work.next_whole = Instant::now() + self.full_interval;
+        true
+    }
+
+    /// Finds the holders of keys, and reloads the tenants that are named.
+    async fn parts(&self, work: &mut Work) {
+        if !work.sought.is_empty() {
+            let found = bounded(PART_LOAD_TIMEOUT, load::holders(&self.pool, &work.sought)).await.unwrap_or_default();
+            work.sought.clear();
+            if found.is_empty() {
+                answer(&mut work.searching, false);
+            }
+            work.changed.extend(found);
+            work.asking.append(&mut work.searching);
+        }
+        if work.changed.is_empty() {
+            return;
+        }
+        let done = self.reload_some(&work.changed.drain().collect::<Vec<_>>()).await;
+        answer(&mut work.asking, done);
+        if !done {
+            // What these tenants are now is not known: the whole reload tells.
+            work.next_whole = work.next_whole.min(Instant::now() + work.backoff.next());
         }
     }
 
@@ -154,6 +172,32 @@ impl Refresher {
                 tracing::warn!(error = chain(&error), tenants = ids.len(), "tenants could not be reloaded");
                 false
             }
+        }
+    }
+}
+
+/// What the refresher has to do.
+struct Work {
+    listening: bool,
+    /// When everything is reloaded next.
+    next_whole: Instant,
+    backoff: Backoff,
+    changed: HashSet<TenantId>,
+    asking: Vec<oneshot::Sender<bool>>,
+    sought: Vec<ApiKeyHash>,
+    searching: Vec<oneshot::Sender<bool>>,
+}
+
+impl Work {
+    fn new(full_interval: Duration) -> Self {
+        Self {
+            listening: false,
+            next_whole: Instant::now() + full_interval,
+            backoff: Backoff::new(),
+            changed: HashSet::new(),
+            asking: Vec::new(),
+            sought: Vec::new(),
+            searching: Vec::new(),
         }
     }
 }

@@ -41,7 +41,7 @@ pub fn towards_engine(headers: &mut HeaderMap, caller: &Caller, request_id: &Hea
 
 /// Says for whom the request is. Again after the tenant was reloaded: its capability may be another.
 pub fn identify(headers: &mut HeaderMap, caller: &Caller) {
-    let Caller { tenant, agent, key_id } = caller;
+    let Caller { tenant, agent, key_id, key_hash: _ } = caller;
     headers.insert(CAPABILITY_HEADER, tenant.capability.clone());
     // UUIDs, and an agent's name by its check in Postgres, are visible ASCII.
     for (name, value) in
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use crate::directory::{Target, Tenant};
     use std::sync::Arc;
-    use tenancy::{LOCAL_TENANT, MasterKey};
+    use tenancy::{ApiKey, LOCAL_TENANT, MasterKey};
     use uuid::Uuid;
 
     fn sensitive(text: &str) -> HeaderValue {
@@ -107,7 +107,12 @@ mod tests {
             capability: sensitive(&capability),
             limiter: Arc::default(),
         };
-        Caller { tenant: Arc::new(tenant), agent: "main".into(), key_id: Uuid::from_u128(7) }
+        Caller {
+            tenant: Arc::new(tenant),
+            agent: "main".into(),
+            key_id: Uuid::from_u128(7),
+            key_hash: ApiKey::generate().hash(),
+        }
     }
 
     fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {

@@ -27,6 +27,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutBody;
@@ -51,6 +52,8 @@ const SUSPECTS_MOST: usize = 4096;
 const LOST_MOST: u32 = 3;
 /// Silence within an answer's body (not of an event stream).
 const BODY_IDLE: Duration = Duration::from_secs(30);
+/// An open event stream's caller is checked this often.
+const EVENTS_CHECK: Duration = Duration::from_secs(1);
 const POOL_IDLE: Duration = Duration::from_secs(30);
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_MOST: Duration = Duration::from_millis(400);
@@ -167,7 +170,7 @@ impl Proxy {
                     refused.clear();
                     looking_until = Instant::now() + self.times.retry_budget;
                 }
-                Ok(Ok(answer)) => return Ok(self.answer(answer, route)),
+                Ok(Ok(answer)) => return Ok(self.answer(answer, route, caller)),
                 Ok(Err(error)) => {
                     if let Some(fault) = body.fault() {
                         return Err(fault);
@@ -222,18 +225,29 @@ impl Proxy {
         }
     }
 
-    fn answer(&self, answer: Response<Incoming>, route: &Route) -> Response<Body> {
+    fn answer(&self, answer: Response<Incoming>, route: &Route, caller: Caller) -> Response<Body> {
         let (mut parts, body) = answer.into_parts();
         headers::towards_client(&mut parts.headers);
         let body = match route.answer {
             Answer::Whole => Body::new(TimeoutBody::new(BODY_IDLE, body)),
             Answer::Events => {
-                let closing = self.closing.clone();
                 let events = Body::new(body).into_data_stream();
-                Body::from_stream(futures::StreamExt::take_until(events, closing.cancelled_owned()))
+                let end = events_end(self.directory.clone(), caller, self.closing.clone());
+                Body::from_stream(futures::StreamExt::take_until(events, Box::pin(end)))
             }
         };
         Response::from_parts(parts, body)
+    }
+}
+
+/// Comes when an event stream has to end: this gateway leaves, the key counts no more, or the tenant is served
+/// elsewhere. A client whose key is good reconnects and goes on where it was.
+async fn events_end(directory: Arc<Directory>, caller: Caller, closing: CancellationToken) {
+    while closing.run_until_cancelled(sleep(EVENTS_CHECK)).await.is_some() {
+        match caller.still_served(&directory, OffsetDateTime::now_utc()) {
+            Some(tenant) if tenant.target == caller.tenant.target => {}
+            _ => return,
+        }
     }
 }
 
