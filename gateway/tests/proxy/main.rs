@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::body::Body;
+use futures::StreamExt;
 use gateway::directory::Target;
 use http::Request;
 use support::{Deed, Engine, Wanted, field, gateway};
@@ -196,6 +197,20 @@ async fn keys_and_usage_are_unavailable_without_postgres_and_memories_are_not() 
     let setup = gateway(Wanted::pooled(&engine.address.to_string())).await;
     assert_eq!(setup.get("/api/v1/auth/usage").await.status(), 503);
     assert_eq!(setup.get("/api/v1/recall?q=x").await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_event_comes_at_once_and_the_stream_ends_when_the_gateway_leaves() {
+    let engine = Engine::start(&[Deed::Event]).await;
+    let flags = ["--request-timeout", "300ms"];
+    let setup = gateway(Wanted { flags: &flags, ..Wanted::pooled(&engine.address.to_string()) }).await;
+    let mut events = setup.events().await;
+    assert_eq!(events.next().await.expect("an event").expect("no error"), "data: 1");
+    let more = tokio::time::timeout(Duration::from_secs(1), events.next()).await;
+    assert!(more.is_err(), "a quiet stream outlives the time of a request");
+    setup.ending.stop.cancel();
+    let end = tokio::time::timeout(Duration::from_secs(5), events.next()).await.expect("in time");
+    assert!(end.is_none(), "it ends as a stream should");
 }
 
 #[tokio::test]

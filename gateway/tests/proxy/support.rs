@@ -39,6 +39,8 @@ pub enum Deed {
     Answer(u16),
     /// Reads the request and closes without a word.
     BreakOff,
+    /// Sends one event and keeps the stream open.
+    Event,
 }
 
 /// A scripted engine: HTTP/1.1, a request a connection, deeds in order, the last one for ever.
@@ -100,6 +102,12 @@ async fn converse(
     }
     seen.lock().expect("no panic").push(head);
     let n = turn.fetch_add(1, Ordering::SeqCst).min(deeds.len() - 1);
+    if let Deed::Event = deeds[n] {
+        let event =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n7\r\ndata: 1\r\n";
+        let _ = stream.write_all(event.as_bytes()).await;
+        let _ = stream.read(&mut buffer).await;
+    }
     if let Deed::Answer(status) = deeds[n] {
         let answer = format!(
             "HTTP/1.1 {status} X\r\nserver: inside\r\nx-stellar-replica: r1\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
@@ -202,6 +210,12 @@ impl Setup {
         let (parts, body) = self.client.request(request).await.expect("an answer").into_parts();
         let body = axum::body::to_bytes(Body::new(body), usize::MAX).await.expect("a body");
         Response::from_parts(parts, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    pub async fn events(&self) -> axum::body::BodyDataStream {
+        let request = Request::builder().uri(format!("http://{}/api/v1/events", self.address));
+        let request = request.header("x-api-key", self.key.expose()).body(Body::empty()).expect("a request");
+        Body::new(self.client.request(request).await.expect("an answer").into_body()).into_data_stream()
     }
 
     pub async fn get(&self, path: &str) -> Response<String> {
