@@ -1,6 +1,10 @@
 //! The command line. Values are of the right type on arrival; the comments are the help texts.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Parser, ValueEnum};
 use tenancy::TenantId;
@@ -21,15 +25,27 @@ pub struct Config {
     #[arg(long, env = "DATABASE_URL_FILE")]
     pub database_url_file: Option<PathBuf>,
 
-    /// Where the API listens.
-    #[arg(long, env = "ENGINE_LISTEN", default_value = "0.0.0.0:8080")]
-    pub listen: SocketAddr,
+    /// Where the API listens. Default: 0.0.0.0:8080; local: 127.0.0.1:8080.
+    #[arg(long, env = "ENGINE_LISTEN")]
+    pub listen: Option<SocketAddr>,
 
-    /// Where health and metrics listen.
-    #[arg(long, env = "ENGINE_HEALTH_LISTEN", default_value = "0.0.0.0:9090")]
-    pub health_listen: SocketAddr,
+    /// Where health and metrics listen. Default: 0.0.0.0:9090; local: 127.0.0.1:9090.
+    #[arg(long, env = "ENGINE_HEALTH_LISTEN")]
+    pub health_listen: Option<SocketAddr>,
 
-    /// Connections to Postgres at most. Default: 20 pooled, 4 dedicated.
+    /// Local mode: listen beyond loopback all the same. Whoever reaches the port then reads and writes everything.
+    #[arg(long, env = "ENGINE_ALLOW_REMOTE")]
+    pub allow_remote: bool,
+
+    /// Local mode without a database URL: where the embedded Postgres lives. Default: stellar-memory in the user's data folder.
+    #[arg(long, env = "ENGINE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Local mode without a database URL: the folder with initdb and pg_ctl. Default: Postgres 18 is fetched once.
+    #[arg(long, env = "POSTGRES_BIN")]
+    pub postgres_bin: Option<PathBuf>,
+
+    /// Connections to Postgres at most. Default: 20 pooled, 4 dedicated, 8 local.
     #[arg(long, env = "ENGINE_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_connections: Option<u32>,
 
@@ -54,6 +70,13 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// Local mode asks for no key, so it listens on loopback only.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "local mode asks for no key and so listens on loopback only, not on {0}: add --allow-remote if everybody who reaches it may read and write"
+)]
+pub struct NotLoopback(SocketAddr);
+
 /// Whom an engine serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Mode {
@@ -61,6 +84,9 @@ pub enum Mode {
     Pooled,
     /// One tenant, as whose role it logs in to Postgres.
     Dedicated,
+    /// Whoever is on this machine, as one tenant and without a key. The database URL is then an administrator's; without
+    /// one, the engine starts a Postgres of its own.
+    Local,
 }
 
 /// How the log is written.
@@ -78,7 +104,28 @@ impl Config {
         self.max_connections.unwrap_or(match self.mode {
             Mode::Pooled => 20,
             Mode::Dedicated => 4,
+            Mode::Local => 8,
         })
+    }
+
+    /// Where the API listens.
+    ///
+    /// # Errors
+    /// When a local engine would be reachable from elsewhere and nobody asked for that.
+    pub fn api_address(&self) -> Result<SocketAddr, NotLoopback> {
+        let address = self.listen.unwrap_or_else(|| self.default_address(8080));
+        let exposed = self.mode == Mode::Local && !address.ip().is_loopback() && !self.allow_remote;
+        if exposed { Err(NotLoopback(address)) } else { Ok(address) }
+    }
+
+    /// Where health and metrics listen.
+    pub fn health_address(&self) -> SocketAddr {
+        self.health_listen.unwrap_or_else(|| self.default_address(9090))
+    }
+
+    fn default_address(&self, port: u16) -> SocketAddr {
+        let ip = if self.mode == Mode::Local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+        SocketAddr::from((ip, port))
     }
 }
 
@@ -112,6 +159,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Config::command().debug_assert();
+    }
+
+    #[test]
+    fn a_local_engine_is_not_reachable_from_elsewhere_unless_asked_for() {
+        let address = |args: &[&str]| match Config::try_parse_from([&["engine", "--mode", "local"], args].concat()) {
+            Ok(config) => config.api_address().ok().map(|address| address.to_string()),
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(address(&[]).as_deref(), Some("127.0.0.1:8080"));
+        assert_eq!(address(&["--listen", "[::1]:80"]).as_deref(), Some("[::1]:80"));
+        assert_eq!(address(&["--listen", "0.0.0.0:80"]), None);
+        assert_eq!(address(&["--listen", "0.0.0.0:80", "--allow-remote"]).as_deref(), Some("0.0.0.0:80"));
     }
 
     #[test]

@@ -8,10 +8,10 @@ pub mod activity;
 pub mod config;
 pub mod http;
 pub mod index;
+pub mod local;
 pub mod memory;
 pub mod metrics;
 pub mod recall;
-pub mod run;
 pub mod server;
 pub mod store;
 

@@ -3,6 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use anyhow::{Context as _, Result};
+use tenancy::{LOCAL_TENANT, TenantId};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -10,11 +11,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
+use engine::{
     activity::Activity,
     config::{Config, Mode},
-    http::{Api, Readiness, health_router, router},
+    http::{Api, LocalCaller, Readiness, health_router, local_router, router},
     index::Indexes,
+    local::{EmbeddedPostgres, Local},
     metrics::Metrics,
     server::serve,
     store::{Coalescer, Database, Store, follow_url},
@@ -28,7 +30,7 @@ const HEALTH_CLIENTS: usize = 64;
 ///
 /// # Errors
 /// When a port cannot be listened on or the configuration makes no sense.
-pub async fn run(config: Config) -> Result<()> {
+pub(crate) async fn run(config: Config) -> Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(stop_on_signal(stop.clone()).context("listen for signals")?);
@@ -36,20 +38,25 @@ pub async fn run(config: Config) -> Result<()> {
     // Health first: while the database URL is waited for, the process is alive and not ready.
     let (readiness, metrics) = (Readiness::default(), Metrics::default());
     let health_stop = CancellationToken::new();
-    let listener = listen(config.health_listen).await?;
+    let api_address = config.api_address()?;
+    let listener = listen(config.health_address()).await?;
     let health = health_router(readiness.clone(), metrics.clone());
     tasks.spawn(serve(listener, health, HEALTH_CLIENTS, Duration::from_secs(1), health_stop.clone()).map_outcome());
 
-    if let Some(database) = database(&config, &stop).await? {
-        let only = match config.mode {
-            Mode::Pooled => None,
-            Mode::Dedicated => config.tenant,
-        };
+    if let Some(source) = source(&config, &stop).await? {
+        let Source { database, only, local, postgres } = source;
         let store = Store::new(&database, config.connections(), only);
-        if let Some(path) = config.database_url_file.clone() {
+        if let Some(path) = config.database_url_file.clone().filter(|_| config.mode != Mode::Local) {
             tasks.spawn(follow_url(path, database, store.clone(), stop.clone()));
         }
-        serve_api(&config, store, readiness, metrics, &stop).await?;
+        let served = match listen(api_address).await {
+            Ok(listener) => serve_api(&config, store, local, listener, readiness, metrics, &stop).await,
+            Err(error) => Err(error),
+        };
+        if let Some(postgres) = postgres {
+            postgres.stop().await.context("stop the embedded Postgres")?;
+        }
+        served?;
     }
     health_stop.cancel();
     while tasks.join_next().await.is_some() {}
@@ -57,10 +64,39 @@ pub async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
+/// Where the rows are, and whose.
+struct Source {
+    database: Database,
+    only: Option<TenantId>,
+    local: Option<LocalCaller>,
+    postgres: Option<EmbeddedPostgres>,
+}
+
+/// `None`: asked to end meanwhile.
+async fn source(config: &Config, stop: &CancellationToken) -> Result<Option<Source>> {
+    let given = match (&config.database_url_file, std::env::var("DATABASE_URL")) {
+        (Some(path), _) => match Database::from_file(path, stop).await {
+            Some(database) => Some(database),
+            None => return Ok(None),
+        },
+        (None, Ok(url)) => Some(url.parse()?),
+        (None, Err(_)) => None,
+    };
+    if config.mode == Mode::Local {
+        let Local { database, caller, postgres } = Local::prepare(config, given).await?;
+        return Ok(Some(Source { database, only: Some(LOCAL_TENANT), local: Some(caller), postgres }));
+    }
+    let database = given.context("give --database-url-file, or DATABASE_URL in the environment")?;
+    let only = config.tenant.filter(|_| config.mode == Mode::Dedicated);
+    Ok(Some(Source { database, only, local: None, postgres: None }))
+}
+
 /// Serves until `stop`, then drains: no new request, running ones to their end, what is noted to Postgres.
 async fn serve_api(
     config: &Config,
     store: Store,
+    local: Option<LocalCaller>,
+    listener: TcpListener,
     readiness: Readiness,
     metrics: Metrics,
     stop: &CancellationToken,
@@ -78,20 +114,23 @@ async fn serve_api(
         request_timeout: config.request_timeout,
         closing: stop.clone(),
     };
-    let listener = listen(config.listen).await?;
     let activity_stop = CancellationToken::new();
     let worker = tokio::spawn({
         let (activity, stop) = (activity.clone(), activity_stop.clone());
         async move { activity.run(stop).await }
     });
     readiness.serving(store.clone());
-    tracing::info!(listen = %config.listen, mode = ?config.mode, version = env!("CARGO_PKG_VERSION"), "the engine serves");
+    tracing::info!(listen = %listener.local_addr()?, mode = ?config.mode, version = env!("CARGO_PKG_VERSION"), "the engine serves");
 
     let unready = async {
         stop.cancelled().await;
         readiness.stopping();
     };
-    let serving = serve(listener, router(api), config.max_clients, config.drain, stop.clone());
+    let router = match local {
+        Some(caller) => local_router(router(api), caller),
+        None => router(api),
+    };
+    let serving = serve(listener, router, config.max_clients, config.drain, stop.clone());
     let (served, ()) = tokio::join!(serving, unready);
     served.context("serve the API")?;
 
@@ -107,14 +146,6 @@ async fn serve_api(
         tracing::warn!("the last notes of recalls could not be written in time");
     }
     Ok(())
-}
-
-async fn database(config: &Config, stop: &CancellationToken) -> Result<Option<Database>> {
-    if let Some(path) = &config.database_url_file {
-        return Ok(Database::from_file(path, stop).await);
-    }
-    let url = std::env::var("DATABASE_URL").context("give --database-url-file, or DATABASE_URL in the environment")?;
-    Ok(Some(url.parse()?))
 }
 
 async fn listen(address: std::net::SocketAddr) -> Result<TcpListener> {

@@ -6,6 +6,7 @@ mod error;
 mod events;
 mod forget;
 mod health;
+mod local;
 mod memories;
 mod narrate;
 mod observe;
@@ -33,6 +34,7 @@ use crate::{
 };
 pub use error::{ApiError, problem_response};
 pub use health::{Readiness, health_router};
+pub use local::{LocalCaller, local_router};
 pub use observe::HttpMetrics;
 
 /// Larger than any valid body: 10,000 characters, all escaped, and 16 KiB of metadata.

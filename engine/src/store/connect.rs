@@ -3,6 +3,7 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
+use tenancy::RoleName;
 use tokio_util::sync::CancellationToken;
 
 use super::Store;
@@ -52,6 +53,23 @@ impl FromStr for Database {
 impl Database {
     pub(super) fn options(&self) -> &PgConnectOptions {
         &self.options
+    }
+
+    /// The text, to derive from. A secret.
+    pub(crate) fn expose(&self) -> &str {
+        &self.url
+    }
+
+    /// The same server and database with another login.
+    #[must_use]
+    pub fn with_login(&self, role: &RoleName, password: &str) -> Self {
+        Self { url: self.url.clone(), options: self.options.clone().username(role.as_str()).password(password) }
+    }
+
+    /// The same server with another database.
+    #[must_use]
+    pub fn with_database(&self, name: &str) -> Self {
+        Self { url: self.url.clone(), options: self.options.clone().database(name) }
     }
 
     /// Waits until the file holds a database URL. Says once that it waits. `None`: cancelled meanwhile.

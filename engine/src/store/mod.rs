@@ -14,6 +14,7 @@ mod error;
 mod memories;
 mod operations;
 mod orbit;
+mod setup;
 
 use sqlx::{
     PgPool, Postgres, Row as _, Transaction,
@@ -30,6 +31,7 @@ pub use error::StoreError;
 pub use memories::{IndexRow, ListAfter, MemoryPage, TimeAfter};
 pub use operations::Operation;
 pub use orbit::Recalled;
+pub use setup::{LocalTenant, SetupError, create_database, set_up};
 
 /// Who asks: the tenant, the proof, the agent. No `Debug`, for the proof is a secret.
 #[derive(Clone)]
