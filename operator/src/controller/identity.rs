@@ -6,9 +6,10 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
+use uuid::Uuid;
 
 use super::{
-    Context, FIELD_MANAGER, Next,
+    Context, FIELD_MANAGER,
     error::{Error, kubernetes},
     validate,
 };
@@ -56,20 +57,13 @@ pub(super) async fn release(tenant: &Tenant, context: &Context) -> Result<(), Er
     Ok(())
 }
 
-/// Notes what the database looks like now that the Tenant is as it should be.
+/// What the tenant's rows and role look like now; nothing if it has none.
 ///
 /// # Errors
 /// [`Error::Database`].
-pub(super) async fn settle(tenant: &Tenant, next: Next, context: &Context) -> Result<(), Error> {
-    let name = tenant.name_any();
-    if matches!(next, Next::After(_)) {
-        return Ok(());
-    }
-    let id = validate::identity(tenant)?;
-    for swept in context.database.sweep(Some(id)).await? {
-        context.settled.note(swept.id, &name, swept.fingerprint);
-    }
-    Ok(())
+pub(super) async fn fingerprint(tenant: &Tenant, context: &Context) -> Result<Option<(Uuid, String)>, Error> {
+    let swept = context.database.sweep(Some(validate::identity(tenant)?)).await?;
+    Ok(swept.into_iter().next().map(|swept| (swept.id, swept.fingerprint)))
 }
 
 /// The whole list, only if nobody else has changed the object since it was read.

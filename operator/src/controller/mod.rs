@@ -30,6 +30,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tenancy::MasterKey;
+use tracing::{Instrument as _, field::Empty};
 use uuid::Uuid;
 
 use crate::{
@@ -51,6 +52,8 @@ pub const FIELD_MANAGER: &str = "stellar-operator";
 const AT_REST: Duration = Duration::from_mins(10);
 /// As a safety net while a watched object is awaited.
 const WATCHED: Duration = Duration::from_secs(15);
+/// After a run that found something to write.
+const AGAIN: Duration = Duration::from_millis(200);
 const BLOCKED: Duration = Duration::from_mins(1);
 const LONGEST_RUN: Duration = Duration::from_mins(1);
 
@@ -90,14 +93,19 @@ pub enum Next {
 }
 
 /// The fingerprint of each tenant's rows and role after its last successful reconciliation. Whatever differs from
-/// it later was changed by somebody else.
+/// it later was changed by somebody else. None while a reconciliation runs or after one that failed.
 #[derive(Default)]
-pub struct Settled(Mutex<HashMap<Uuid, (String, String)>>);
+pub struct Settled(Mutex<HashMap<Uuid, (String, Option<String>)>>);
 
 impl Settled {
     /// Notes a tenant's name and fingerprint.
     pub fn note(&self, id: Uuid, name: &str, fingerprint: String) {
-        self.lock().insert(id, (name.to_owned(), fingerprint));
+        self.lock().insert(id, (name.to_owned(), Some(fingerprint)));
+    }
+
+    /// From now on this operator itself may change the tenant.
+    pub fn unsettle(&self, name: &str) {
+        self.lock().values_mut().filter(|(noted, _)| noted == name).for_each(|(_, fingerprint)| *fingerprint = None);
     }
 
     /// Forgets a tenant.
@@ -112,11 +120,13 @@ impl Settled {
 
     /// The names of tenants whose fingerprint is not what `present` says.
     pub fn drifted(&self, present: &HashMap<Uuid, &str>) -> Vec<String> {
-        let differs = |id: &Uuid, noted: &str| present.get(id).is_none_or(|found| *found != noted);
+        let differs = |id: &Uuid, noted: &Option<String>| {
+            noted.as_ref().is_some_and(|noted| present.get(id).is_none_or(|found| found != noted))
+        };
         self.lock().iter().filter(|(id, (_, noted))| differs(id, noted)).map(|(_, (name, _))| name.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, (String, String)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, (String, Option<String>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -144,10 +154,15 @@ impl Context {
 pub async fn reconcile(tenant: Arc<Tenant>, context: Arc<Context>) -> Result<Action, Error> {
     let start = Instant::now();
     let name = tenant.name_any();
-    let outcome = match tokio::time::timeout(LONGEST_RUN, Box::pin(freshest(&name, &context))).await {
+    let span = tracing::info_span!("reconcile", otel.kind = "internal", tenant = name, otel.status_code = Empty);
+    let work = Box::pin(freshest(&name, &context)).instrument(span.clone());
+    let outcome = match tokio::time::timeout(LONGEST_RUN, work).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Error::TimedOut(LONGEST_RUN.as_secs())),
     };
+    if outcome.is_err() {
+        span.record("otel.status_code", "ERROR");
+    }
     context.metrics.reconciled(start.elapsed(), outcome.as_ref().map(drop));
     let next = outcome?;
     context.backoff.succeeded(&name);
@@ -182,16 +197,24 @@ async fn freshest(name: &str, context: &Context) -> Result<Option<Next>, Error> 
         context.backoff.succeeded(name);
         return Ok(None);
     };
+    context.settled.unsettle(name);
     let mut report = Report::default();
     if tenant.metadata.deletion_timestamp.is_some() {
         return delete(&tenant, context, &mut report).await;
     }
+    let before = identity::fingerprint(&tenant, context).await.ok().flatten();
     let outcome = Box::pin(run(&tenant, context, &mut report)).await;
     let written = status::write(&tenant, &report, &outcome, context).await;
     let next = outcome?;
     written?;
-    identity::settle(&tenant, next, context).await?;
-    Ok(Some(next))
+    match identity::fingerprint(&tenant, context).await? {
+        Some((id, after)) if before.as_ref().is_some_and(|(_, before)| *before == after) => {
+            context.settled.note(id, name, after);
+            Ok(Some(next))
+        }
+        // This run wrote something, or somebody else did meanwhile: only a run that changes nothing tells which.
+        _ => Ok(Some(Next::After(AGAIN))),
+    }
 }
 
 async fn run(tenant: &Tenant, context: &Context, report: &mut Report) -> Result<Next, Error> {
