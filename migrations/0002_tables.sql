@@ -88,6 +88,8 @@ CREATE TABLE stellar.memories (
 CREATE INDEX memories_by_zone ON stellar.memories (user_id, zone);
 CREATE INDEX memories_by_score ON stellar.memories (user_id, total_score DESC, id DESC);
 CREATE INDEX memories_by_time ON stellar.memories (user_id, occurred_at, id);
+COMMENT ON COLUMN stellar.memories.total_score IS
+    'the score free of time: what it would be at 2025-01-01; when read it falls by 0.30 / 90 a day';
 COMMENT ON COLUMN stellar.memories.embedding IS 'int8 vector, its meaning given by embedding_version; NULL until computed';
 COMMENT ON COLUMN stellar.memories.index_row IS 'compact index entry, its meaning given by index_version; NULL until computed';
 

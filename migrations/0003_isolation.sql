@@ -82,6 +82,8 @@ AS $$
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
         pg_catalog.set_config('row_security', 'on', true),
+        -- Without statistics costs are misjudged, and compiling a small query takes longer than running it.
+        pg_catalog.set_config('jit', 'off', true),
         pg_catalog.set_config('statement_timeout', '10s', true),
         pg_catalog.set_config('lock_timeout', '5s', true),
         pg_catalog.set_config('idle_in_transaction_session_timeout', '15s', true),
