@@ -1,0 +1,19 @@
+//! The operator as a process, against a real etcd, API server and controller manager and a real Postgres. There is no
+//! node: where pods must become ready, the suite says so in the kubelet's place.
+//!
+//! `make test` boots the control plane; by hand:
+//! `tests/cluster/node up DIR --control-plane-only --audit`, `. DIR/env`, `cargo test -p control-plane`.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod admission;
+mod api;
+mod api_proxy;
+mod crash;
+mod kubelet;
+mod outages;
+mod postgres_proxy;
+mod program;
+mod rights;
+mod snapshot;
+mod stage;
