@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
+use telemetry::LogFormat;
 use tenancy::TenantId;
 
 /// The memory engine of stellar-memory: stores and recalls, one transaction a request, under the tenant's identity.
@@ -87,15 +88,6 @@ pub enum Mode {
     /// Whoever is on this machine, as one tenant and without a key. The database URL is then an administrator's; without
     /// one, the engine starts a Postgres of its own.
     Local,
-}
-
-/// How the log is written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Text,
 }
 
 impl Config {

@@ -10,7 +10,9 @@ use std::{
 use axum::body::Body;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header::HOST, uri::Authority};
+use telemetry::TraceId;
 use tenancy::{REQUEST_ID_HEADER, TenantId};
+use tracing::{Instrument as _, Span, field::Empty};
 use uuid::Uuid;
 
 use crate::{
@@ -20,13 +22,16 @@ use crate::{
 };
 
 /// Answers one request, whatever happens to it.
-pub async fn answer(gateway: &Gateway, request: Request<Body>, client: IpAddr) -> Response<Body> {
+pub async fn answer(gateway: &Gateway, mut request: Request<Body>, client: IpAddr) -> Response<Body> {
     let request_id = request_id(request.headers());
     let mut line = Line::begin(gateway, request.method(), &request_id);
     let mut response = if let Err(error) = check_host(&request) {
         error.into_response()
     } else {
-        let work = gateway.answer(request, client, &request_id, &mut line.trace);
+        let span = line.span.clone();
+        telemetry::continue_from(&span, request.headers());
+        telemetry::pass_on(&span, request.headers_mut());
+        let work = gateway.answer(request, client, &request_id, &mut line.trace).instrument(span);
         AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Error::Panicked.into_response())
     };
     response.headers_mut().insert(REQUEST_ID_HEADER, request_id.clone());
@@ -67,19 +72,20 @@ struct Line<'a> {
     request_id: &'a HeaderValue,
     begun: Instant,
     trace: Trace,
+    span: Span,
     ended: bool,
 }
 
 impl<'a> Line<'a> {
     fn begin(gateway: &'a Gateway, method: &Method, request_id: &'a HeaderValue) -> Self {
         gateway.metrics.in_flight.inc();
-        let (begun, trace) = (Instant::now(), Trace::default());
-        Self { gateway, method: name_of(method), request_id, begun, trace, ended: false }
+        let (begun, trace, method) = (Instant::now(), Trace::default(), name_of(method));
+        Self { gateway, method, request_id, begun, trace, span: span(method), ended: false }
     }
 
     fn end(&mut self, status: u16, failure: Option<&Failure>) {
         self.ended = true;
-        let Self { gateway, method, request_id, begun, trace, ended: _ } = self;
+        let Self { gateway, method, request_id, begun, trace, span, ended: _ } = self;
         let metrics = &gateway.metrics;
         let duration = begun.elapsed();
         let route = trace.route.map_or("unmatched", |route| route.template);
@@ -90,7 +96,18 @@ impl<'a> Line<'a> {
         }
         let tenant = trace.caller.as_ref().map(|caller| caller.tenant.id);
         let request_id = request_id.to_str().unwrap_or_default();
-        log(&Entry { method, route, status, tier: &tier, tenant, request_id, duration, failure });
+        span.record("otel.name", format!("{method} {route}"));
+        span.record("http.route", route);
+        span.record("http.response.status_code", status);
+        span.record("stellar.tier", &*tier);
+        if let Some(tenant) = tenant {
+            span.record("stellar.tenant.id", tracing::field::display(tenant));
+        }
+        if status >= 500 {
+            span.record("otel.status_code", "ERROR");
+        }
+        let trace = telemetry::trace_id(span);
+        log(&Entry { method, route, status, tier: &tier, tenant, request_id, trace, duration, failure });
         metrics.in_flight.dec();
         metrics.answered(Answered { route, method, status, tier, duration });
     }
@@ -105,6 +122,21 @@ impl Drop for Line<'_> {
     }
 }
 
+/// What traces tell of a request: never a key, a query, a body or a tenant's name.
+fn span(method: &'static str) -> Span {
+    tracing::info_span!(
+        "request",
+        otel.kind = "server",
+        otel.name = Empty,
+        otel.status_code = Empty,
+        http.request.method = method,
+        http.route = Empty,
+        http.response.status_code = Empty,
+        stellar.tier = Empty,
+        stellar.tenant.id = Empty,
+    )
+}
+
 struct Entry<'a> {
     method: &'static str,
     route: &'static str,
@@ -112,19 +144,21 @@ struct Entry<'a> {
     tier: &'a str,
     tenant: Option<TenantId>,
     request_id: &'a str,
+    trace: Option<TraceId>,
     duration: Duration,
     failure: Option<&'a Failure>,
 }
 
 fn log(entry: &Entry<'_>) {
-    let Entry { method, route, status, tier, tenant, request_id, duration, failure } = entry;
+    let Entry { method, route, status, tier, tenant, request_id, trace, duration, failure } = entry;
+    let trace_id = trace.map(tracing::field::display);
     let tenant = tenant.map(tracing::field::display);
     let duration_ms = duration.as_micros() as f64 / 1000.0;
     let error = failure.map(|failure| failure.log.as_str());
     if *status >= 500 {
-        tracing::warn!(target: "access", method, route, status, tier, tenant, request_id, duration_ms, error, "answered a request");
+        tracing::warn!(target: "access", method, route, status, tier, tenant, request_id, trace_id, duration_ms, error, "answered a request");
     } else {
-        tracing::info!(target: "access", method, route, status, tier, tenant, request_id, duration_ms, error, "answered a request");
+        tracing::info!(target: "access", method, route, status, tier, tenant, request_id, trace_id, duration_ms, error, "answered a request");
     }
 }
 

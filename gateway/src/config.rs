@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser};
+use telemetry::LogFormat;
 
 use crate::client_address::Network;
 
@@ -41,15 +42,6 @@ pub struct Config {
     /// How long things may take.
     #[command(flatten)]
     pub times: Times,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Text,
 }
 
 /// How connections of clients are bounded.

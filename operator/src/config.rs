@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use telemetry::LogFormat;
 
 use crate::postgres_url::Address;
 
@@ -37,15 +38,6 @@ pub struct SmokeTestArgs {
     /// The file that holds a tenant's API key.
     #[arg(long)]
     pub api_key_file: PathBuf,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Arguments of `operator migrate`.

@@ -1,25 +1,20 @@
 //! The program `operator`: `run`, `migrate`, `crds`, `smoke-test`.
 
-use std::{
-    fs,
-    io::{self, IsTerminal},
-    path::Path,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
 use operator::{
-    config::{Cli, Command, LogFormat, MigrateArgs, RunArgs},
+    config::{Cli, Command, MigrateArgs, RunArgs},
     migrate::{Migration, Vault, read_tiers},
     postgres_url::PostgresUrl,
     smoke_test::smoke_test,
 };
+use telemetry::{LogFormat, Program};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
+const PROGRAM: Program = Program { service: "stellar-operator", version: env!("CARGO_PKG_VERSION") };
 /// Less than the grace period of the pod.
 const LONGEST_STOP: Duration = Duration::from_secs(25);
 
@@ -28,14 +23,8 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Crds => print_definitions(),
         Command::SmokeTest(args) => smoke_test(&args).await.map_err(Into::into),
-        Command::Migrate(args) => {
-            start_log(args.log_format);
-            migrate(*args).await
-        }
-        Command::Run(args) => {
-            start_log(args.log_format);
-            run(*args).await
-        }
+        Command::Migrate(args) => observed(args.log_format, migrate(*args)).await,
+        Command::Run(args) => observed(args.log_format, run(*args)).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,14 +35,12 @@ async fn main() -> ExitCode {
     }
 }
 
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,kube=warn"));
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
+/// Log and traces around a program's work.
+async fn observed(format: LogFormat, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let telemetry = telemetry::start(PROGRAM, format)?;
+    let outcome = work.await;
+    telemetry.end().await;
+    outcome
 }
 
 fn print_definitions() -> anyhow::Result<()> {

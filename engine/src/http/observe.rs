@@ -13,7 +13,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
 };
 use tenancy::{ProblemType, REQUEST_ID_HEADER, TENANT_HEADER};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, field::Empty};
 
 use super::{Api, ApiError};
 
@@ -53,7 +53,18 @@ pub(super) async fn observe(State(api): State<Api>, request: Request, next: Next
     let tenant = request.headers().get(TENANT_HEADER).cloned();
     let method = request.method().clone();
     // What is written while the request is handled carries its id.
-    let span = tracing::info_span!("request", %method, route, id = text(id.as_ref()), tenant = text(tenant.as_ref()));
+    let span = tracing::info_span!(
+        "request",
+        otel.kind = "server",
+        otel.name = format!("{method} {route}"),
+        otel.status_code = Empty,
+        http.request.method = %method,
+        http.route = route,
+        http.response.status_code = Empty,
+        stellar.tenant.id = text(tenant.as_ref()),
+        request.id = text(id.as_ref()),
+    );
+    telemetry::continue_from(&span, request.headers());
     let answer = tokio::time::timeout(api.request_timeout, next.run(request).instrument(span.clone()));
     let mut response = answer.await.unwrap_or_else(|_| {
         span.in_scope(|| tracing::warn!(limit = ?api.request_timeout, "a request took too long"));
@@ -61,6 +72,10 @@ pub(super) async fn observe(State(api): State<Api>, request: Request, next: Next
         ApiError::new(ProblemType::GatewayTimeout, detail).into_response()
     });
     let status = response.status();
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
     let class = match status.as_u16() {
         ..200 => "1xx",
         200..300 => "2xx",

@@ -68,18 +68,27 @@ impl DataPlane {
     /// # Errors
     /// When a program is not built or a step fails.
     pub async fn start_with(engine_args: &[&str], gateway_args: &[&str]) -> Result<Self> {
+        Self::start_in(&[], engine_args, gateway_args).await
+    }
+
+    /// The same, with further variables in the environment of engine and gateway.
+    ///
+    /// # Errors
+    /// When a program is not built or a step fails.
+    pub async fn start_in(environment: &[(&str, &str)], engine_args: &[&str], gateway_args: &[&str]) -> Result<Self> {
         let workdir = Workdir::new()?;
         let postgres = Postgres::start(&workdir).await?;
         migrate(&workdir, &postgres)?;
         let master = MasterKey::parse(&fs::read_to_string(secrets(&workdir).join("master-key"))?)?;
         let file = |name: &str| secrets(&workdir).join(name).display().to_string();
-        let engine = Program::start(
+        let engine = Program::start_in(
             &workdir,
             "engine",
             &args(&["--mode", "pooled", "--database-url-file", &file("pool-url")], engine_args),
+            environment,
         )
         .await?;
-        let gateway = Program::start(
+        let gateway = Program::start_in(
             &workdir,
             "gateway",
             &args(
@@ -93,6 +102,7 @@ impl DataPlane {
                 ],
                 gateway_args,
             ),
+            environment,
         )
         .await?;
         Ok(Self { workdir, postgres, engine, gateway, master })

@@ -49,7 +49,23 @@ impl Program {
     /// # Panics
     /// When it is not ready within 30 s; the end of its log is in the message.
     pub async fn start(workdir: &Workdir, name: &'static str, args: &[String]) -> Result<Self> {
-        let program = Self::launch(workdir, name, args)?;
+        Self::start_in(workdir, name, args, &[]).await
+    }
+
+    /// The same, with further variables in its environment.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_in(
+        workdir: &Workdir,
+        name: &'static str,
+        args: &[String],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
+        let program = Self::launch_in(workdir, name, args, environment)?;
         program.ready().await;
         Ok(program)
     }
@@ -59,12 +75,17 @@ impl Program {
     /// # Errors
     /// When it is not built or cannot be started.
     pub fn launch(workdir: &Workdir, name: &'static str, args: &[String]) -> Result<Self> {
+        Self::launch_in(workdir, name, args, &[])
+    }
+
+    fn launch_in(workdir: &Workdir, name: &'static str, args: &[String], environment: &[(&str, &str)]) -> Result<Self> {
         let (port, health_port) = (free_port()?, free_port()?);
         let log = workdir.path().join(format!("{name}-{port}.log"));
         let mut command = Command::new(binary(name)?);
         command
             .args(args)
             .args(["--listen", &format!("127.0.0.1:{port}"), "--health-listen", &format!("127.0.0.1:{health_port}")])
+            .envs(environment.iter().copied())
             .stdin(Stdio::null());
         let child = spawn(&mut command, workdir, &log)?;
         Ok(Self { name, command, workdir: workdir.clone(), child, log, port, health_port })

@@ -12,6 +12,7 @@ mod hostile;
 mod isolation;
 mod memory;
 mod quota;
+mod traces;
 
 use harness::{DataPlane, Tenant, TenantSpec};
 use tokio::sync::OnceCell;
