@@ -16,7 +16,7 @@ async fn main() -> ExitCode {
     let telemetry = match telemetry::start(PROGRAM, config.log_format) {
         Ok(telemetry) => telemetry,
         Err(error) => {
-            eprintln!("engine: {error}");
+            eprintln!("engine: {:#}", anyhow::Error::from(error));
             return ExitCode::FAILURE;
         }
     };
