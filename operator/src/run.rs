@@ -120,6 +120,7 @@ async fn elect(args: RunArgs, metrics: Metrics, readiness: Readiness, stop: Canc
     tracing::info!("waiting for the lease");
     loop {
         let elected = tokio::select! {
+            biased;
             () = stop.cancelled() => break,
             elected = leads.wait_for(|leads| *leads) => elected.is_ok(),
         };

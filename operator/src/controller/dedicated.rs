@@ -63,7 +63,8 @@ pub(super) async fn serve(
     let rollout = engine(&name, &desired, &checksum, context).await?;
 
     let there = row.placement == Placement::Dedicated && row.endpoint.as_deref() == Some(&*desired.endpoint);
-    if rollout.is_complete() && !there {
+    // An address that somebody changed is put right at once: no worse than one where nothing answers.
+    if !there && (rollout.is_complete() || row.placement == Placement::Dedicated) {
         place(tenant, Placement::Dedicated, Some(&desired.endpoint), context, report).await?;
     }
     report_rollout(&rollout, report);

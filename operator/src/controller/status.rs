@@ -196,7 +196,7 @@ fn phase(previous: &TenantStatus, report: &Report, outcome: Result<(), &Error>, 
             _ if report.suspended => Phase::Suspended,
             _ => Phase::Ready,
         },
-        Ok(()) if has_served => Phase::Moving,
+        Ok(()) if has_served && report.placement != report.wanted => Phase::Moving,
         Ok(()) => Phase::Provisioning,
     }
 }

@@ -12,26 +12,39 @@ use crate::{
     scram::Password,
 };
 
-struct Login {
+/// A login whose URL is in the vault.
+pub(super) struct Login {
     role: &'static str,
-    item: Item,
-    address: Address,
+    password: Password,
+    is_new: bool,
 }
 
-/// Sees that each login has a URL in the vault, and in Postgres the password that is in it.
-pub(super) async fn ensure(
-    admin: &mut PgConnection,
+/// Sees that each login has a URL in the vault. Needs no Postgres.
+pub(super) async fn prepare(
     admin_url: &PostgresUrl,
     pool: &Address,
     vault: &Vault,
-) -> Result<(), MigrateError> {
-    let logins = [
-        Login { role: "stellar_operator", item: Item::OperatorUrl, address: Address::default() },
-        Login { role: "stellar_gateway", item: Item::GatewayUrl, address: Address::default() },
-        Login { role: "stellar_pool", item: Item::PoolUrl, address: pool.clone() },
+) -> Result<Vec<Login>, MigrateError> {
+    let wanted = [
+        ("stellar_operator", Item::OperatorUrl, Address::default()),
+        ("stellar_gateway", Item::GatewayUrl, Address::default()),
+        ("stellar_pool", Item::PoolUrl, pool.clone()),
     ];
-    for Login { role, item, address } in logins {
-        let present = vault.read(item).await?;
+    let mut logins = Vec::with_capacity(wanted.len());
+    for (role, item, address) in wanted {
+        let mut present = vault.read(item).await?;
+        if present.is_none() {
+            // Where nothing is, of two runs at a time one makes the password and the other takes it.
+            let url = |password| {
+                admin_url.login(role, password, &address).map_err(|source| MigrateError::Url { of: role, source })
+            };
+            let password = Password::generate();
+            if vault.create(item, url(&password)?.expose()).await? {
+                logins.push(Login { role, password, is_new: true });
+                continue;
+            }
+            present = vault.read(item).await?;
+        }
         let kept = present.as_deref().and_then(|text| text.parse::<PostgresUrl>().ok()).and_then(|url| url.password());
         let is_new = kept.is_none();
         let password = kept.unwrap_or_else(Password::generate);
@@ -40,7 +53,15 @@ pub(super) async fn ensure(
         if present.as_deref() != Some(url.expose()) {
             vault.write(item, url.expose()).await?;
         }
-        set_password(admin, role, &password).await?;
+        logins.push(Login { role, password, is_new });
+    }
+    Ok(logins)
+}
+
+/// Sets the passwords in Postgres.
+pub(super) async fn admit(admin: &mut PgConnection, logins: &[Login]) -> Result<(), MigrateError> {
+    for Login { role, password, is_new } in logins {
+        set_password(admin, role, password).await?;
         tracing::info!(login = role, new_password = is_new, "the login is ready");
     }
     Ok(())

@@ -101,9 +101,11 @@ impl Migration {
         if self.vault.keep_or_make_master_key(MasterKey::generate).await? {
             tracing::info!("made the master key");
         }
+        // The URLs come before Postgres answers: pods that mount them start meanwhile, and wait for their login.
+        let logins = logins::prepare(&self.admin, &self.pool, &self.vault).await?;
         let mut admin = schema::connect(&self.admin, self.patience).await?;
         schema::migrate(&mut admin).await?;
-        logins::ensure(&mut admin, &self.admin, &self.pool, &self.vault).await?;
+        logins::admit(&mut admin, &logins).await?;
         match &self.vault {
             Vault::Kubernetes { client, .. } => resources::apply(client, &tiers).await?,
             Vault::Files(_) => schema::write_tiers(&mut admin, &tiers).await?,

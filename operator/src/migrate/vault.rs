@@ -138,7 +138,7 @@ impl Vault {
     }
 
     /// Puts a secret where there is none. Returns whether it did: another run may have been quicker.
-    async fn create(&self, item: Item, text: &str) -> Result<bool, VaultError> {
+    pub(super) async fn create(&self, item: Item, text: &str) -> Result<bool, VaultError> {
         match self {
             Self::Files(folder) => write_file(folder, item.file(), text).map(|()| true),
             Self::Kubernetes { client, namespace } => {
