@@ -170,6 +170,13 @@ fn spec(tier: &str, id: Uuid, policy: &str) -> Value {
     json!({ "tier": tier, "userId": id, "deletionPolicy": policy })
 }
 
+/// Which steps to crash after: each that has another neighbour than before. A reconciliation that repeats what an earlier one
+/// did has the same crashes.
+fn distinct(steps: &[String]) -> Vec<usize> {
+    let mut seen = std::collections::HashSet::new();
+    (1..=steps.len()).filter(|step| seen.insert((&steps[step - 1], steps.get(*step)))).collect()
+}
+
 /// Makes a tenant of the tier with a crash after each step, and compares it with one that was made without.
 async fn make_with_crashes(tier: &str, first_identity: usize) {
     let stage = stage().await;
@@ -189,7 +196,7 @@ async fn make_with_crashes(tier: &str, first_identity: usize) {
     let names = theatre.crash.steps();
     theatre.api.delete(&format!("{TENANTS}/{}", model.0)).await;
     let mut crashes = 0;
-    for step in 1.. {
+    for step in distinct(&names) {
         let (name, id) = (format!("make-{tier}-{step:03}"), identity(first_identity + step));
         theatre.kill_after(step, &name, id);
         theatre.api.tenant(&name, &spec(tier, id, "Delete")).await;
@@ -203,13 +210,9 @@ async fn make_with_crashes(tier: &str, first_identity: usize) {
         }
         theatre.comes_to(&expected, &name, id, &format!("after step {step} ({after})")).await;
         theatre.api.delete(&format!("{TENANTS}/{name}")).await;
-        // Whoever settles before the count is full has been through every step there is.
-        if !killed {
-            break;
-        }
     }
     println!("{crashes} crashes while a {tier} tenant was made, after: {names:#?}");
-    assert!(crashes >= 8, "only {crashes} steps");
+    assert!(crashes >= 8, "only {crashes} crashes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

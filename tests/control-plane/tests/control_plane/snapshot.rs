@@ -25,8 +25,9 @@ const KINDS: [&str; 9] = [
 const ROWS: &str = "
 SELECT jsonb_build_object(
     'users', (SELECT jsonb_agg(to_jsonb(u) - '{created_at,updated_at,retired_at,capability_hash,capability_hash_previous}'::text[]
-            - 'role_access_until' || jsonb_build_object('retired', u.retired_at IS NOT NULL,
-            'previous', u.capability_hash_previous IS NOT NULL, 'role_access', coalesce(u.role_access_until > now(), false)))
+            - '{role_access_until,pool_access_until}'::text[] || jsonb_build_object('retired', u.retired_at IS NOT NULL,
+            'previous', u.capability_hash_previous IS NOT NULL, 'role_access', coalesce(u.role_access_until = 'infinity', false),
+            'pool_access', coalesce(u.pool_access_until = 'infinity', false)))
         FROM stellar.users u WHERE u.id = $1),
     'usage', (SELECT jsonb_agg(jsonb_build_array(g.memory_count, g.memory_limit)) FROM stellar.usage g WHERE g.user_id = $1),
     'keys', (SELECT jsonb_agg(jsonb_build_array(k.managed, k.revoked_at IS NULL, k.expires_at IS NULL)) FROM stellar.api_keys k
