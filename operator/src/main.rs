@@ -24,7 +24,7 @@ async fn main() -> ExitCode {
         Command::Crds => print_definitions(),
         Command::SmokeTest(args) => smoke_test(&args).await.map_err(Into::into),
         Command::Migrate(args) => observed(args.log_format, migrate(*args)).await,
-        Command::Run(args) => observed(args.log_format, run(*args)).await,
+        Command::Run(args) => Box::pin(observed(args.log_format, run(*args))).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,6 +24,8 @@ use crate::{
 
 const EVERY: Duration = Duration::from_secs(5);
 const SWEEPS_A_USAGE: u32 = 3;
+/// After a first failure.
+const SOON: Duration = Duration::from_secs(1);
 /// One failure may be a hiccup; two in a row are worth a word in every status.
 const FAILURES_TO_TELL: u32 = 2;
 const PRUNE_EVERY: Duration = Duration::from_mins(1);
@@ -34,7 +36,7 @@ const CHANNEL: &str = "stellar_control";
 pub async fn sweep(context: Arc<Context>, tenants: Store<Tenant>, queue: Queue, stop: CancellationToken) {
     let mut failures = 0;
     let mut round = 0_u32;
-    while pause(jittered(EVERY), &stop).await {
+    while pause(if failures == 1 { SOON } else { jittered(EVERY) }, &stop).await {
         context.metrics.set_tenants(tenants.state().iter().map(|tenant| {
             let known = context.tiers.find(|tier| tier.name_any() == tenant.spec.tier).is_some();
             let tier = if known { tenant.spec.tier.clone() } else { "unknown".to_owned() };

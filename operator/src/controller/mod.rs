@@ -184,7 +184,7 @@ pub fn retry(tenant: Arc<Tenant>, error: &Error, context: Arc<Context>) -> Actio
         ErrorKind::Transient => Some(context.backoff.failed(&name)),
     };
     let cause = std::iter::successors(std::error::Error::source(error), |e| e.source()).last().map(ToString::to_string);
-    tracing::warn!(tenant = name, reason = %error.reason(), %error, cause, retry_in = ?wait, "a Tenant is not what its spec says");
+    tracing::warn!(tenant = name, reason = %error.reason(), %error, cause, retry_in = ?wait, "a Tenant could not be brought to what its spec says");
     wait.map_or_else(Action::await_change, Action::requeue)
 }
 

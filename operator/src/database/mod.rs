@@ -15,7 +15,7 @@ pub use control::TenantLimits;
 pub use observe::{Swept, TenantRow, TierRow};
 
 const CONNECTIONS: u32 = 8;
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const SQLSTATE_USER_ID_IN_USE: &str = "SM409";
 
 /// The operator's connection to Postgres.

@@ -6,9 +6,12 @@ mod owned;
 mod secrets;
 mod tenants;
 
+use std::time::Duration;
+
+use backon::ExponentialBuilder;
 use crds::Tenant;
 use futures::channel::mpsc;
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{reflector::ObjectRef, watcher::ExponentialBackoff};
 
 pub use owned::watch_owned;
 pub use secrets::SecretWatches;
@@ -32,6 +35,17 @@ impl Queue {
     }
 }
 
+/// How a watch that was interrupted tries again: soon, since drift is to be put right within seconds of an outage.
+fn patience() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(300))
+        .with_max_delay(Duration::from_secs(4))
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times()
+        .into()
+}
+
 /// Says once that a watch has trouble, and once that it is over.
 struct Trouble {
     what: String,
@@ -50,10 +64,11 @@ impl Trouble {
         self.said = true;
     }
 
-    fn works(&mut self) {
+    /// Returns whether there was trouble before.
+    fn works(&mut self) -> bool {
         if self.said {
             tracing::info!(what = self.what, "the watch goes on");
         }
-        self.said = false;
+        std::mem::take(&mut self.said)
     }
 }

@@ -22,7 +22,7 @@ where
 {
     let mut trouble = Trouble::new(K::plural(&()));
     let mut known = Known::default();
-    let mut events = pin!(watcher(api, watcher::Config::default().labels(TENANT_LABEL)).default_backoff());
+    let mut events = pin!(watcher(api, watcher::Config::default().labels(TENANT_LABEL)).backoff(super::patience()));
     while let Some(event) = tokio::select! { () = stop.cancelled() => None, event = events.next() => event } {
         match event {
             Ok(event) => {

@@ -68,7 +68,7 @@ impl SecretWatches {
 async fn follow(api: Api<PartialObjectMeta<Secret>>, tenant: String, queue: Queue, stop: CancellationToken) {
     let only = watcher::Config::default().fields(&format!("metadata.name={ENGINE_DB_SECRET}"));
     let mut trouble = Trouble::new(format!("Secret {ENGINE_DB_SECRET} of {tenant}"));
-    let mut events = pin!(watcher(api, only).default_backoff());
+    let mut events = pin!(watcher(api, only).backoff(super::patience()));
     let (mut lists, mut there) = (0_u32, false);
     while let Some(event) = tokio::select! { () = stop.cancelled() => None, event = events.next() => event } {
         if let Ok(event) = &event {

@@ -23,11 +23,14 @@ pub async fn watch_tenants(api: Api<Tenant>, writer: Writer<Tenant>, queue: Queu
     let mut trouble = Trouble::new("tenants");
     let mut seen: HashMap<String, Seen> = HashMap::new();
     let trimmed = watcher(api, watcher::Config::default()).modify(|tenant| tenant.managed_fields_mut().clear());
-    let mut events = pin!(trimmed.reflect(writer).default_backoff());
+    let mut events = pin!(trimmed.reflect(writer).backoff(super::patience()));
     while let Some(event) = tokio::select! { () = stop.cancelled() => None, event = events.next() => event } {
+        // Whoever failed meanwhile need not wait until it would have tried again.
+        if event.is_ok() && trouble.works() {
+            seen.keys().for_each(|tenant| queue.push(tenant));
+        }
         match event {
             Ok(watcher::Event::Apply(tenant) | watcher::Event::InitApply(tenant)) => {
-                trouble.works();
                 let now = Seen::of(&tenant);
                 if seen.get(&tenant.name_any()) != Some(&now) {
                     queue.push(&tenant.name_any());
@@ -37,7 +40,7 @@ pub async fn watch_tenants(api: Api<Tenant>, writer: Writer<Tenant>, queue: Queu
             Ok(watcher::Event::Delete(tenant)) => {
                 seen.remove(&tenant.name_any());
             }
-            Ok(watcher::Event::Init | watcher::Event::InitDone) => trouble.works(),
+            Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
             Err(error) => trouble.failed(&error),
         }
     }
@@ -78,7 +81,7 @@ pub async fn watch_tiers(
     let mut trouble = Trouble::new("tiers");
     let mut specs: HashMap<String, crds::TierSpec> = HashMap::new();
     let trimmed = watcher(api, watcher::Config::default()).modify(|tier| tier.managed_fields_mut().clear());
-    let mut events = pin!(trimmed.reflect(writer).default_backoff());
+    let mut events = pin!(trimmed.reflect(writer).backoff(super::patience()));
     while let Some(event) = tokio::select! { () = stop.cancelled() => None, event = events.next() => event } {
         let tier = match event {
             Ok(watcher::Event::Apply(tier) | watcher::Event::InitApply(tier)) => {
