@@ -100,7 +100,12 @@ mod tests {
 
     #[test]
     fn near_misses_are_refused() {
-        for text in ["sk-stellar-", "sk-stellar-0123456789ABCDEF0123456789abcdef", "sk-stellar-0123456789abcdef0123456789abcde", " sk-stellar-0123456789abcdef0123456789abcdef"] {
+        for text in [
+            "sk-stellar-",
+            "sk-stellar-0123456789ABCDEF0123456789abcdef",
+            "sk-stellar-0123456789abcdef0123456789abcde",
+            " sk-stellar-0123456789abcdef0123456789abcdef",
+        ] {
             assert!(ApiKey::parse(text).is_err(), "{text}");
         }
     }

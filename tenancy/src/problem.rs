@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn serialises_as_rfc_9457_says() {
-        let problem = Problem::new(ProblemType::MemoryQuotaReached, "1000 of 1000 memories are used").with("limit", 1000);
+        let problem =
+            Problem::new(ProblemType::MemoryQuotaReached, "1000 of 1000 memories are used").with("limit", 1000);
         let json = serde_json::to_value(&problem).expect("a problem is JSON");
         assert_eq!(
             json,

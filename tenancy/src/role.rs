@@ -29,7 +29,8 @@ impl FromStr for RoleName {
     type Err = RoleNameError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits = text.strip_prefix("t_").ok_or(RoleNameError)?;
-        let well_formed = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let well_formed =
+            digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if well_formed { Ok(Self(text.to_owned())) } else { Err(RoleNameError) }
     }
 }

@@ -31,7 +31,8 @@ impl FromStr for TierName {
     type Err = TierNameError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let well_formed = (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-');
+        let well_formed =
+            (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-');
         match text {
             "team" => Err(TierNameError::Renamed),
             _ if well_formed => Ok(Self(text.to_owned())),

@@ -27,7 +27,9 @@ pub async fn watch_tenants(api: Api<Tenant>, writer: Writer<Tenant>, queue: Queu
     while let Some(event) = tokio::select! { () = stop.cancelled() => None, event = events.next() => event } {
         // Whoever failed meanwhile need not wait until it would have tried again.
         if event.is_ok() && trouble.works() {
-            seen.keys().for_each(|tenant| queue.push(tenant));
+            for tenant in seen.keys() {
+                queue.push(tenant);
+            }
         }
         match event {
             Ok(watcher::Event::Apply(tenant) | watcher::Event::InitApply(tenant)) => {

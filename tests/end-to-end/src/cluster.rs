@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 pub const SYSTEM: &str = "stellar-system";
 
 /// Long enough for a pod to be scheduled, started and ready on a busy machine.
-pub const POD: Duration = Duration::from_secs(180);
+pub const POD: Duration = Duration::from_mins(3);
 
 /// Runs kubectl; what it printed, whether it succeeded or not.
 pub fn kubectl(args: &[&str], stdin: Option<&str>) -> Output {

@@ -51,9 +51,8 @@ async fn forward(
     let step = format!("{} {}", parts.method, parts.uri.path());
     parts.uri = path.parse().unwrap();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let answer = match client.send(Request::from_parts(parts, Body::from(body.clone()))).await {
-        Ok(answer) => answer,
-        Err(_) => return Ok(Response::builder().status(502).body(Either::Left(Full::default())).unwrap()),
+    let Ok(answer) = client.send(Request::from_parts(parts, Body::from(body.clone()))).await else {
+        return Ok(Response::builder().status(502).body(Either::Left(Full::default())).unwrap());
     };
     if !writes {
         return Ok(answer.map(Either::Right));

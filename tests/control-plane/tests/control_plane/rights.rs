@@ -15,7 +15,7 @@ use crate::{
     stage::{SYSTEM, stage},
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
 /// A right that no line of the log shows, and why it is needed.

@@ -208,7 +208,7 @@ impl Ground {
         let mut memory = String::new();
         for n in 0..40 {
             let stored = plane.client(&victim).store(&format!("a secret of the victim, number {n}")).await.unwrap();
-            memory = stored.body["id"].as_str().unwrap().to_owned();
+            stored.body["id"].as_str().unwrap().clone_into(&mut memory);
         }
         // The attacker's role may log in, and is served beside the pool: both kinds of attacker at their strongest.
         sqlx::query(sqlx::AssertSqlSafe(format!("ALTER ROLE {} LOGIN PASSWORD 'attacker'", RoleName::of(attacker.id))))

@@ -69,7 +69,7 @@ async fn one_tenants_key_sees_nothing_of_anothers() {
     let id = ada.store("Ada's secret is a violin").await.unwrap().body["id"].as_str().unwrap().to_owned();
     assert_eq!(eve.recall("secret violin").await.unwrap().body, json!([]));
     assert_eq!(eve.get("/memories").await.unwrap().body["total"], 0);
-    assert_eq!(eve.get("/timeline").await.unwrap().text.contains("violin"), false);
+    assert!(!eve.get("/timeline").await.unwrap().text.contains("violin"));
     let (foreign, unknown) = (
         eve.delete(&format!("/forget/{id}")).await.unwrap(),
         eve.delete(&format!("/forget/{}", uuid::Uuid::new_v4())).await.unwrap(),

@@ -14,7 +14,7 @@ use harness::{Client, eventually_within};
 use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 const POSTGRES: &str = "statefulset/stellar-memory-postgres";
 
 async fn alone() -> MutexGuard<'static, ()> {
