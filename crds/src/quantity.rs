@@ -53,6 +53,11 @@ impl Quantity {
         Self(self.0.saturating_mul(u64::from(factor)))
     }
 
+    /// Half of an amount of memory in whole mebibytes, at least one: `256Mi`.
+    pub fn half_in_mebibytes(self) -> String {
+        format!("{}Mi", (self.0 >> 21).max(1))
+    }
+
     /// The text that Kubernetes itself would write.
     pub fn canonical(self, kind: QuantityKind) -> String {
         match kind {
@@ -112,6 +117,12 @@ mod tests {
         for rubbish in ["", "m", "1.", "-1", "1e3", "Mi", "1 Gi", "0.1234", "99999999999999999999"] {
             assert!(cpu(rubbish).is_err() && memory(rubbish).is_err(), "{rubbish}");
         }
+    }
+
+    #[test]
+    fn half_of_the_memory_is_whole_mebibytes() {
+        let half = |text| Quantity::parse(text, QuantityKind::Memory).map(Quantity::half_in_mebibytes);
+        assert_eq!((half("1Gi"), half("513Mi"), half("1")), (Ok("512Mi".into()), Ok("256Mi".into()), Ok("1Mi".into())));
     }
 
     #[test]

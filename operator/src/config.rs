@@ -111,6 +111,12 @@ pub struct RunArgs {
     /// Most connections of a dedicated engine's login, per replica.
     #[arg(long, default_value_t = 8)]
     pub engine_connections: u32,
+    /// Log filter of dedicated engines; the operator's own if absent.
+    #[arg(long, env = "RUST_LOG")]
+    pub engine_log_filter: Option<String>,
+    /// Where dedicated engines send traces (OTLP over HTTP); nowhere if absent.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub engine_otlp_endpoint: Option<url::Url>,
     /// Domain of cluster-internal names.
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,

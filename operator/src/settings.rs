@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
+use clap::ValueEnum;
+
 use crate::{
     config::RunArgs,
     postgres_url::{Address, PostgresUrl},
@@ -23,6 +25,10 @@ pub struct Settings {
     pub database_address: Address,
     /// Most connections of one replica.
     pub engine_connections: u32,
+    /// Environment of dedicated engines. Never a secret.
+    pub engine_environment: Vec<(&'static str, String)>,
+    /// Host and port that dedicated engines send traces to.
+    pub engine_traces: Option<(String, u16)>,
     /// Domain of cluster-internal names.
     pub cluster_domain: String,
     /// How long both placements serve while a tenant moves.
@@ -57,6 +63,10 @@ impl Settings {
             },
             database,
             engine_connections: args.engine_connections,
+            engine_environment: engine_environment(args),
+            engine_traces: args.engine_otlp_endpoint.as_ref().and_then(|endpoint| {
+                Some((endpoint.host_str()?.to_owned(), endpoint.port_or_known_default().unwrap_or(4318)))
+            }),
             cluster_domain: args.cluster_domain.clone(),
             drain: Duration::from_secs(args.drain_seconds.into()),
             key_overlap: Duration::from_secs(args.key_overlap_seconds.into()),
@@ -70,6 +80,14 @@ impl Settings {
         let host = self.database_address.host.clone().or_else(|| self.database.host()).unwrap_or_default();
         (host, self.database_address.port.or_else(|| self.database.port()).unwrap_or(5432))
     }
+}
+
+fn engine_environment(args: &RunArgs) -> Vec<(&'static str, String)> {
+    let format = args.log_format.to_possible_value().map(|value| ("LOG_FORMAT", value.get_name().to_owned()));
+    let filter = args.engine_log_filter.clone().map(|filter| ("RUST_LOG", filter));
+    let traces =
+        args.engine_otlp_endpoint.as_ref().map(|endpoint| ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.to_string()));
+    format.into_iter().chain(filter).chain(traces).collect()
 }
 
 fn qualify(host: String, namespace: &str, domain: &str) -> String {

@@ -5,9 +5,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Capabilities, Container, ContainerPort, HTTPGetAction, Lifecycle, LifecycleHandler, PodSecurityContext,
-            PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
-            Service, ServicePort, ServiceSpec, SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
+            Capabilities, Container, ContainerPort, EnvVar, HTTPGetAction, Lifecycle, LifecycleHandler,
+            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+            SecretVolumeSource, SecurityContext, Service, ServicePort, ServiceSpec, SleepAction,
+            TopologySpreadConstraint, Volume, VolumeMount,
         },
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
@@ -130,12 +131,16 @@ fn container(tenant: &ValidTenant, size: &ValidEngine, settings: &Settings) -> C
     let id = tenant.id.to_string();
     let (listen, health) = (format!("0.0.0.0:{API_PORT}"), format!("0.0.0.0:{HEALTH_PORT}"));
     let url_file = format!("{SECRET_DIRECTORY}/{ENGINE_DB_KEY}");
+    let (connections, index_memory) = (settings.engine_connections.to_string(), size.limits.memory.half_in_mebibytes());
     let arguments = [
         ["--mode", "dedicated"],
         ["--tenant", &id],
         ["--database-url-file", &url_file],
         ["--listen", &listen],
         ["--health-listen", &health],
+        ["--max-connections", &connections],
+        // The other half is for requests, and for what the allocator keeps.
+        ["--index-memory", &index_memory],
     ];
     Container {
         name: ENGINE.to_owned(),
@@ -143,6 +148,7 @@ fn container(tenant: &ValidTenant, size: &ValidEngine, settings: &Settings) -> C
         image_pull_policy: Some(settings.engine_image_pull_policy.clone()),
         command: Some(vec!["/usr/local/bin/engine".to_owned()]),
         args: Some(arguments.into_iter().flatten().map(str::to_owned).collect()),
+        env: Some(settings.engine_environment.iter().map(|(name, value)| variable(name, value)).collect()),
         ports: Some(vec![port("http", API_PORT), port("health", HEALTH_PORT)]),
         resources: Some(ResourceRequirements {
             requests: Some(amounts(size.requests)),
@@ -175,6 +181,10 @@ fn container(tenant: &ValidTenant, size: &ValidEngine, settings: &Settings) -> C
         }]),
         ..Container::default()
     }
+}
+
+fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
 }
 
 fn port(name: &str, number: i32) -> ContainerPort {

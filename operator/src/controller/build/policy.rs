@@ -1,4 +1,5 @@
-//! Network policies of a tenant's namespace: nothing by default; in from the gateway, out to DNS and Postgres.
+//! Network policies of a tenant's namespace: nothing by default; in from the gateway, out to DNS and Postgres (and to
+//! the collector of traces, if there is one).
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -38,13 +39,16 @@ pub(super) fn engine(tenant: &ValidTenant, settings: &Settings) -> NetworkPolicy
         let from = settings.metrics_namespaces.iter().map(|name| namespace_peer(name)).collect();
         ingress.push(NetworkPolicyIngressRule { from: Some(from), ports: Some(vec![tcp(HEALTH_PORT)]) });
     }
+    let (host, port) = settings.engine_database();
+    let mut egress = vec![dns(), towards(&host, port, settings)];
+    egress.extend(settings.engine_traces.iter().map(|(host, port)| towards(host, *port, settings)));
     NetworkPolicy {
         metadata: metadata(tenant, ENGINE),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selector(pod_labels(&tenant.name))),
             policy_types: Some(both()),
             ingress: Some(ingress),
-            egress: Some(vec![dns(), postgres(settings)]),
+            egress: Some(egress),
         }),
     }
 }
@@ -59,14 +63,13 @@ fn dns() -> NetworkPolicyEgressRule {
 }
 
 /// As narrow as the address allows: an IP, a namespace, or (a policy cannot name a host) the port alone.
-fn postgres(settings: &Settings) -> NetworkPolicyEgressRule {
-    let (host, database_port) = settings.engine_database();
+fn towards(host: &str, port: u16, settings: &Settings) -> NetworkPolicyEgressRule {
     let to = match host.parse::<IpAddr>() {
         Ok(IpAddr::V4(address)) => Some(vec![block(&format!("{address}/32"))]),
         Ok(IpAddr::V6(address)) => Some(vec![block(&format!("{address}/128"))]),
-        Err(_) => service_namespace(&host, &settings.cluster_domain).map(|name| vec![namespace_peer(name)]),
+        Err(_) => service_namespace(host, &settings.cluster_domain).map(|name| vec![namespace_peer(name)]),
     };
-    NetworkPolicyEgressRule { to, ports: Some(vec![tcp(i32::from(database_port))]) }
+    NetworkPolicyEgressRule { to, ports: Some(vec![tcp(i32::from(port))]) }
 }
 
 fn service_namespace<'a>(host: &'a str, domain: &str) -> Option<&'a str> {

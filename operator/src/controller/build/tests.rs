@@ -46,6 +46,8 @@ fn settings() -> Settings {
             .expect("a URL"),
         database_address: Address::default(),
         engine_connections: 8,
+        engine_environment: vec![("LOG_FORMAT", "json".to_owned())],
+        engine_traces: Some(("otel.monitoring.svc.cluster.local".to_owned(), 4318)),
         cluster_domain: "cluster.local".to_owned(),
         drain: std::time::Duration::from_secs(30),
         key_overlap: std::time::Duration::ZERO,
@@ -80,7 +82,9 @@ fn the_pod_passes_the_restricted_standard() {
     assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
     assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
     assert_eq!(container["securityContext"]["capabilities"]["drop"], serde_json::json!(["ALL"]));
-    assert!(container["env"].is_null(), "nothing secret by environment");
+    assert_eq!(container["env"], serde_json::json!([{ "name": "LOG_FORMAT", "value": "json" }]), "and nothing secret");
+    let arguments = container["args"].to_string();
+    assert!(arguments.contains("\"--index-memory\",\"256Mi\"") && arguments.contains("\"--max-connections\",\"8\""));
     let namespace = json(&desired(1).namespace);
     assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
 }
@@ -116,6 +120,9 @@ fn nothing_passes_but_what_is_listed() {
     let postgres = &engine["spec"]["egress"][1];
     assert_eq!(postgres["ports"][0]["port"], 5432);
     assert_eq!(postgres["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "stellar-system");
+    let traces = &engine["spec"]["egress"][2];
+    assert_eq!(traces["ports"][0]["port"], 4318);
+    assert_eq!(traces["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "monitoring");
 }
 
 #[test]
