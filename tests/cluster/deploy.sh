@@ -71,7 +71,7 @@ image_values() { # REPOSITORY:TAG POSTGRES_REPOSITORY:TAG|""
 }
 
 install_chart() { # HELM_ARGUMENT…
-  helm upgrade --install "$RELEASE" "$CHART" --namespace "$NAMESPACE" --create-namespace --wait --timeout 5m "$@"
+  helm upgrade --install "$RELEASE" "$CHART" --namespace "$NAMESPACE" --create-namespace --wait --wait-for-jobs --timeout 5m "$@"
 }
 
 # A helm that was killed leaves a revision that is "pending" for ever, and refuses every later one. For a node of
