@@ -12,6 +12,7 @@ mod backoff;
 mod controller;
 mod database;
 mod health;
+mod leader;
 mod metrics;
 mod settings;
 mod sweep;

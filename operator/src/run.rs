@@ -25,9 +25,11 @@ use kube::{
         reflector,
     },
 };
-use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
 use tenancy::{MasterKey, MasterKeyError};
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -36,6 +38,7 @@ use crate::{
     controller::{Context, FIELD_MANAGER, Settled, reconcile, retry},
     database::Database,
     health::{self, Readiness},
+    leader::Candidate,
     metrics::Metrics,
     postgres_url::{PostgresUrl, PostgresUrlError},
     settings::Settings,
@@ -43,9 +46,8 @@ use crate::{
     watch::{Queue, SecretWatches, watch_owned, watch_tenants, watch_tiers},
 };
 
-const LEASE: &str = "stellar-operator";
-const LEASE_SECONDS: u64 = 15;
-const LEASE_GRACE_SECONDS: u64 = 5;
+/// A call about the lease that takes longer has failed.
+const LEASE_CALL: Duration = Duration::from_secs(3);
 const RECONCILES_AT_A_TIME: u16 = 16;
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
@@ -72,9 +74,9 @@ pub enum RunError {
     /// No cluster.
     #[error("find the cluster")]
     Cluster(#[source] Box<kube::Error>),
-    /// No lease.
-    #[error("take part in the election")]
-    Lease(#[from] LeaseManagerError),
+    /// No usable account of a cluster.
+    #[error("find the cluster")]
+    NoCluster(#[source] Box<kube::config::InferConfigError>),
     /// A task ended that should not.
     #[error("a task of the operator ended unexpectedly")]
     TaskEnded,
@@ -107,15 +109,15 @@ async fn elect(args: RunArgs, metrics: Metrics, readiness: Readiness, stop: Canc
     let (url, master_key): (PostgresUrl, _) = (url.parse()?, MasterKey::parse(&master_key)?);
     let database = Database::new(&url)?;
     let client = Client::try_default().await.map_err(|e| RunError::Cluster(Box::new(e)))?;
-    let manager = LeaseManagerBuilder::new(client.clone(), LEASE)
-        .with_namespace(&args.namespace)
-        .with_identity(&args.pod_name)
-        .with_field_manager(format!("{FIELD_MANAGER}-{}", args.pod_name))
-        .with_duration(LEASE_SECONDS)
-        .with_grace(LEASE_GRACE_SECONDS)
-        .build()
-        .await?;
-    let (mut leads, lease) = manager.watch().await;
+    let (sender, mut leads) = watch::channel(false);
+    let candidate = Candidate {
+        client: impatient_client().await?,
+        namespace: args.namespace.clone(),
+        identity: args.pod_name.clone(),
+    };
+    let candidacy_stop = CancellationToken::new();
+    let mut candidacy = JoinSet::new();
+    candidacy.spawn(candidate.run(sender, candidacy_stop.clone()));
     readiness.set(true);
     tracing::info!("waiting for the lease");
     loop {
@@ -154,11 +156,20 @@ async fn elect(args: RunArgs, metrics: Metrics, readiness: Readiness, stop: Canc
         }
     }
     readiness.set(false);
-    // Dropping the channel gives the lease back, so that another replica need not wait for it to expire.
-    drop(leads);
-    let _ = tokio::time::timeout(Duration::from_secs(5), lease).await;
+    // The lease goes back last, when nothing of this replica works any more.
+    candidacy_stop.cancel();
+    while candidacy.join_next().await.is_some() {}
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A client that gives up soon, which one with watches must not.
+async fn impatient_client() -> Result<Client, RunError> {
+    let mut config = kube::Config::infer().await.map_err(|e| RunError::NoCluster(Box::new(e)))?;
+    config.connect_timeout = Some(LEASE_CALL);
+    config.read_timeout = Some(LEASE_CALL);
+    config.write_timeout = Some(LEASE_CALL);
+    Client::try_from(config).map_err(|e| RunError::Cluster(Box::new(e)))
 }
 
 /// One term as leader: ends when `term` is cancelled and every reconciliation that runs has ended.
