@@ -133,12 +133,6 @@ async fn rows_roles_and_grants_that_are_changed_by_hand_are_put_right() {
             format!("SELECT count(*) FROM stellar.api_keys WHERE user_id = '{id}' AND revoked_at IS NULL"),
             "1",
         ),
-        (
-            "the role",
-            format!("DROP OWNED BY {role}; DROP ROLE {role}"),
-            format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}' AND rolcanlogin"),
-            "1",
-        ),
     ];
     for (what, harm, look, right) in &cases {
         sql(harm);
@@ -149,6 +143,10 @@ async fn rows_roles_and_grants_that_are_changed_by_hand_are_put_right() {
     }
     tenant.placed("dedicated").await;
     eventually_within(BACK, "the tenant is served", || async { (status(&client).await == 200).then_some(()) }).await;
+    // A role that was dropped comes back; the engine's open sessions still belong to the dead one until they end.
+    sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+    let back = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}' AND rolcanlogin");
+    eventually_within(BACK, "the role is back", || async { (sql(&back) == "1").then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
