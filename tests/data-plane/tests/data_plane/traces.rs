@@ -17,11 +17,10 @@ async fn a_collector_that_is_gone_costs_no_request() {
         .await;
     assert_eq!(client.recall("memory").await.unwrap().status, 200);
     plane.gateway.terminate().unwrap();
-    let ended = loop {
-        if let Some(status) = plane.gateway.exited() {
-            break status;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
-    };
+    let ended = eventually("the gateway ends", || {
+        let ended = plane.gateway.exited();
+        async move { ended }
+    })
+    .await;
     assert!(ended.success(), "the gateway ends well: {ended}");
 }
