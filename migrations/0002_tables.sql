@@ -26,6 +26,7 @@ CREATE TABLE stellar.users (
     capability_generation integer NOT NULL DEFAULT 1,
     capability_hash bytea CHECK (octet_length(capability_hash) = 32),
     capability_hash_previous bytea CHECK (octet_length(capability_hash_previous) = 32),
+    capability_previous_until timestamptz,
     pool_access_until timestamptz,
     role_access_until timestamptz,
     retired_at timestamptz,
@@ -37,6 +38,7 @@ COMMENT ON TABLE stellar.users IS 'The tenants. Identity, effective limits, and 
 COMMENT ON COLUMN stellar.users.endpoint IS 'host:port of the dedicated engine; NULL while pooled';
 COMMENT ON COLUMN stellar.users.pool_access_until IS 'the pooled engine still serves this dedicated tenant until then';
 COMMENT ON COLUMN stellar.users.role_access_until IS 'the tenant''s own role still opens (or already opens) this pooled tenant until then';
+COMMENT ON COLUMN stellar.users.capability_previous_until IS 'the capability of the generation before still opens until then';
 COMMENT ON COLUMN stellar.users.retired_at IS 'the Tenant was deleted with policy Retain: rows stay, nobody is served';
 
 CREATE TABLE stellar.usage (
@@ -72,6 +74,7 @@ CREATE TABLE stellar.memories (
     occurred_at timestamptz NOT NULL DEFAULT now(),
     source text,
     agent text,
+    key_id uuid,
     created_at timestamptz NOT NULL DEFAULT now(),
     last_recalled_at timestamptz,
     recall_count integer NOT NULL DEFAULT 0 CHECK (recall_count >= 0),
@@ -99,11 +102,13 @@ CREATE TABLE stellar.changes (
     op text NOT NULL CHECK (op IN ('store', 'update', 'forget')),
     memory_id uuid NOT NULL,
     agent text,
+    key_id uuid,
     at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (user_id, seq)
 );
 CREATE INDEX changes_by_age ON stellar.changes (at);
 COMMENT ON TABLE stellar.changes IS 'A tenant''s log, kept for a bounded time. seq has no gaps, save that its oldest entries are pruned.';
+COMMENT ON COLUMN stellar.changes.key_id IS 'the API key (its id) that it was done with, for the audit';
 
 CREATE TABLE stellar.operations (
     user_id uuid NOT NULL REFERENCES stellar.users (id) ON DELETE CASCADE,
@@ -122,9 +127,12 @@ CREATE TABLE stellar.audit (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     agent text,
     key_id uuid,
-    what text NOT NULL,
+    what text NOT NULL CHECK (what ~ '^[a-z]+(-[a-z]+)*$'),
+    detail jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(detail) = 'object'),
     PRIMARY KEY (user_id, at, id)
 );
+COMMENT ON TABLE stellar.audit IS
+    'What was done to a tenant rather than to a memory of it: keys, tier, placement. With `changes` it is all that was done.';
 
 CREATE TABLE stellar.gateways (
     id uuid PRIMARY KEY,

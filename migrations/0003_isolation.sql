@@ -30,7 +30,8 @@ BEGIN
         SELECT u.id INTO found_id
         FROM stellar.users u
         WHERE u.id = claimed::uuid
-            AND sha256(decode(capability, 'hex')) IN (u.capability_hash, u.capability_hash_previous)
+            AND sha256(decode(capability, 'hex')) IN (u.capability_hash,
+                CASE WHEN u.capability_previous_until > now() THEN u.capability_hash_previous END)
             AND (u.placement = 'pooled' OR u.pool_access_until > now())
             AND u.retired_at IS NULL;
     ELSE
@@ -51,7 +52,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT tenant = stellar.current_tenant() AND EXISTS (
         SELECT FROM stellar.users u
-        WHERE u.id = tenant AND sha256(capability) IN (u.capability_hash, u.capability_hash_previous)
+        WHERE u.id = tenant AND sha256(capability) IN (u.capability_hash,
+            CASE WHEN u.capability_previous_until > now() THEN u.capability_hash_previous END)
     )
 $$;
 
@@ -75,7 +77,7 @@ SET LOCAL ROLE stellar_owner;
 -- that SQL injected into an earlier transaction of the same connection may have changed. No row: not served here.
 -- Readers begin REPEATABLE READ, so that one snapshot answers whether the tenant is served here and what it has.
 -- It runs as its caller and has no SET clause, so that what it sets lasts to the end of the transaction.
-CREATE FUNCTION stellar.enter(tenant uuid, capability bytea, agent text, writes boolean)
+CREATE FUNCTION stellar.enter(tenant uuid, capability bytea, agent text, writes boolean, key_id uuid DEFAULT NULL)
 RETURNS TABLE (change_seq bigint, memory_count integer, memory_limit integer)
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -91,7 +93,8 @@ BEGIN
         pg_catalog.set_config('DateStyle', 'ISO, YMD', true),
         pg_catalog.set_config('app.current_user_id', tenant::text, true),
         pg_catalog.set_config('app.tenant_capability', pg_catalog.encode(capability, 'hex'), true),
-        pg_catalog.set_config('app.agent', coalesce(agent, ''), true);
+        pg_catalog.set_config('app.agent', coalesce(agent, ''), true),
+        pg_catalog.set_config('app.key_id', coalesce(key_id::text, ''), true);
     IF stellar.admitted(tenant, capability) IS NOT TRUE THEN
         RETURN;
     END IF;
@@ -115,10 +118,12 @@ BEGIN
         EXECUTE format('ALTER TABLE stellar.%I FORCE ROW LEVEL SECURITY', t);
         EXECUTE format('CREATE POLICY maintainer ON stellar.%I TO stellar_maintainer USING (true) WITH CHECK (true)', t);
     END LOOP;
-    -- What a tenant reads, and in part writes, of its own. The sub-select runs once a statement.
-    FOREACH t IN ARRAY ARRAY['usage', 'memories', 'changes', 'operations'] LOOP
+    -- What a tenant reads, and in part writes, of its own. The sub-select runs once a statement. For all roles, though the
+    -- grants admit tenants and pool alone: a role that a policy names can be taken out of it by DROP OWNED BY, which every
+    -- member of that role may say, so that one tenant could end the service of all.
+    FOREACH t IN ARRAY ARRAY['usage', 'memories', 'changes', 'operations', 'audit'] LOOP
         EXECUTE format(
-            'CREATE POLICY tenant ON stellar.%I TO stellar_tenants, stellar_pool '
+            'CREATE POLICY tenant ON stellar.%I '
             'USING (user_id = (SELECT stellar.current_tenant())) '
             'WITH CHECK (user_id = (SELECT stellar.current_tenant()))', t);
     END LOOP;
@@ -131,10 +136,10 @@ $$;
 
 GRANT SELECT ON stellar.tiers TO stellar_tenants, stellar_pool, stellar_gateway, stellar_operator;
 GRANT SELECT ON stellar.usage TO stellar_tenants, stellar_pool, stellar_gateway, stellar_operator;
-GRANT SELECT ON stellar.memories, stellar.changes, stellar.operations TO stellar_tenants, stellar_pool;
+GRANT SELECT ON stellar.memories, stellar.changes, stellar.operations, stellar.audit TO stellar_tenants, stellar_pool;
 -- By column: table-level UPDATE or DELETE would let one tenant lock the table against all others.
-GRANT INSERT (user_id, id, content, metadata, session, speaker, occurred_at, source, agent, created_at, importance, emotion,
-        zone, total_score, embedding, embedding_version, index_row, index_version)
+GRANT INSERT (user_id, id, content, metadata, session, speaker, occurred_at, source, agent, key_id, created_at, importance,
+        emotion, zone, total_score, embedding, embedding_version, index_row, index_version)
     ON stellar.memories TO stellar_tenants, stellar_pool;
 GRANT UPDATE (content, metadata, importance, emotion, zone, total_score, last_recalled_at, recall_count, embedding,
         embedding_version, index_row, index_version)
@@ -147,7 +152,7 @@ GRANT SELECT (id, name, tier, placement, endpoint, suspended, role_name, max_age
 GRANT SELECT (user_id, id, agent, key_hash, prefix, managed, created_at, expires_at, revoked_at, last_used_at)
     ON stellar.api_keys TO stellar_operator, stellar_gateway;
 
-GRANT EXECUTE ON FUNCTION stellar.enter(uuid, bytea, text, boolean) TO stellar_tenants, stellar_pool;
+GRANT EXECUTE ON FUNCTION stellar.enter(uuid, bytea, text, boolean, uuid) TO stellar_tenants, stellar_pool;
 RESET ROLE;
 
 SET LOCAL ROLE stellar_maintainer;

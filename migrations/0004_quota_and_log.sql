@@ -27,8 +27,9 @@ BEGIN
                 ERRCODE = 'SM403',
                 DETAIL = json_build_object('used', counted.memory_count - batch.n, 'limit', counted.memory_limit)::text;
         END IF;
-        INSERT INTO stellar.changes (user_id, seq, op, memory_id, agent)
-        SELECT batch.user_id, counted.change_seq - batch.n + row_number() OVER (ORDER BY i.created_at, i.id), 'store', i.id, i.agent
+        INSERT INTO stellar.changes (user_id, seq, op, memory_id, agent, key_id)
+        SELECT batch.user_id, counted.change_seq - batch.n + row_number() OVER (ORDER BY i.created_at, i.id), 'store', i.id,
+            i.agent, i.key_id
         FROM inserted i
         WHERE i.user_id = batch.user_id;
     END LOOP;
@@ -54,8 +55,9 @@ BEGIN
         WHERE u.user_id = batch.user_id
         RETURNING u.change_seq INTO last_seq;
         CONTINUE WHEN NOT FOUND;
-        INSERT INTO stellar.changes (user_id, seq, op, memory_id, agent)
-        SELECT batch.user_id, last_seq - batch.n + c.position, 'update', c.id, nullif(current_setting('app.agent', true), '')
+        INSERT INTO stellar.changes (user_id, seq, op, memory_id, agent, key_id)
+        SELECT batch.user_id, last_seq - batch.n + c.position, 'update', c.id, nullif(current_setting('app.agent', true), ''),
+            nullif(current_setting('app.key_id', true), '')::uuid
         FROM unnest(batch.ids) WITH ORDINALITY AS c (id, position);
     END LOOP;
     RETURN NULL;
@@ -78,8 +80,9 @@ BEGIN
         WHERE u.user_id = batch.user_id
         RETURNING u.change_seq INTO last_seq;
         CONTINUE WHEN NOT FOUND;
-        INSERT INTO stellar.changes (user_id, seq, op, memory_id, agent)
-        SELECT batch.user_id, last_seq - batch.n + c.position, 'forget', c.id, nullif(current_setting('app.agent', true), '')
+        INSERT INTO stellar.changes (user_id, seq, op, memory_id, agent, key_id)
+        SELECT batch.user_id, last_seq - batch.n + c.position, 'forget', c.id, nullif(current_setting('app.agent', true), ''),
+            nullif(current_setting('app.key_id', true), '')::uuid
         FROM unnest(batch.ids) WITH ORDINALITY AS c (id, position);
     END LOOP;
     RETURN NULL;

@@ -30,7 +30,8 @@ $$;
 -- refused with SQLSTATE SM409; a retired one is taken over with its memories.
 CREATE FUNCTION stellar.tenant_apply(
     p_id uuid, p_name text, p_tier text, p_suspended boolean, p_max_memories integer, p_max_agents integer,
-    p_max_api_keys integer, p_requests_per_minute integer, p_capability_generation integer, p_capability_hash bytea
+    p_max_api_keys integer, p_requests_per_minute integer, p_capability_generation integer, p_capability_hash bytea,
+    p_overlap interval DEFAULT '5 minutes'
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -43,6 +44,8 @@ BEGIN
             capability_generation, capability_hash)
         VALUES (p_id, p_name, p_tier, p_suspended, p_max_agents, p_max_api_keys, p_requests_per_minute,
             p_capability_generation, p_capability_hash);
+        INSERT INTO stellar.audit (user_id, what, detail)
+        VALUES (p_id, 'tenant-created', jsonb_build_object('name', p_name, 'tier', p_tier));
     ELSIF held.name <> p_name AND held.retired_at IS NULL THEN
         RAISE EXCEPTION 'the user id belongs to another tenant' USING ERRCODE = 'SM409';
     ELSIF (held.name, held.tier, held.suspended, held.max_agents, held.max_api_keys, held.requests_per_minute,
@@ -54,8 +57,21 @@ BEGIN
             max_api_keys = p_max_api_keys, requests_per_minute = p_requests_per_minute, retired_at = NULL,
             capability_hash_previous = CASE WHEN held.capability_hash IS DISTINCT FROM p_capability_hash
                 THEN held.capability_hash ELSE held.capability_hash_previous END,
+            capability_previous_until = CASE WHEN held.capability_hash IS DISTINCT FROM p_capability_hash
+                THEN now() + p_overlap ELSE held.capability_previous_until END,
             capability_generation = p_capability_generation, capability_hash = p_capability_hash, updated_at = now()
         WHERE u.id = p_id;
+        INSERT INTO stellar.audit (user_id, what, detail)
+        SELECT p_id, done.what, done.detail
+        FROM (VALUES
+            ('tenant-taken-over', held.retired_at IS NOT NULL, jsonb_build_object('name', p_name)),
+            ('tier-changed', held.tier <> p_tier, jsonb_build_object('from', held.tier, 'to', p_tier)),
+            ('tenant-suspended', p_suspended AND NOT held.suspended, jsonb_build_object()),
+            ('tenant-resumed', held.suspended AND NOT p_suspended, jsonb_build_object()),
+            ('credentials-rotated', held.capability_hash <> p_capability_hash,
+                jsonb_build_object('generation', p_capability_generation))
+        ) AS done (what, happened, detail)
+        WHERE done.happened;
     END IF;
     INSERT INTO stellar.usage AS g (user_id, memory_count, memory_limit)
     VALUES (p_id, 0, p_max_memories)
@@ -86,7 +102,11 @@ BEGIN
         role_access_until = CASE WHEN p_placement = 'pooled' AND u.placement = 'dedicated' THEN now() + p_drain ELSE NULL END,
         updated_at = now()
     WHERE u.id = p_id AND (u.placement, u.endpoint) IS DISTINCT FROM (p_placement, p_endpoint);
-    RETURN FOUND;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO stellar.audit (user_id, what, detail) VALUES (p_id, 'tenant-moved', jsonb_build_object('to', p_placement));
+    RETURN true;
 END
 $$;
 
@@ -116,6 +136,9 @@ BEGIN
     UPDATE stellar.users u SET retired_at = now(), placement = 'pooled', endpoint = NULL, pool_access_until = NULL,
         role_access_until = NULL, updated_at = now()
     WHERE u.id = p_id AND u.retired_at IS NULL;
+    IF FOUND THEN
+        INSERT INTO stellar.audit (user_id, what) VALUES (p_id, 'tenant-retired');
+    END IF;
 END
 $$;
 
@@ -145,17 +168,32 @@ BEGIN
 END
 $$;
 
--- Makes sure that the key in the tenant's Secret works. Other keys of the operator's end after `p_overlap`.
-CREATE FUNCTION stellar.key_ensure(p_user_id uuid, p_agent text, p_hash bytea, p_prefix text, p_overlap interval) RETURNS void
+-- Makes sure that the key in the tenant's Secret works. Other keys of the operator's end after `p_overlap`. False: the text
+-- was another tenant's key once, and never becomes this one's.
+CREATE FUNCTION stellar.key_ensure(p_user_id uuid, p_agent text, p_hash bytea, p_prefix text, p_overlap interval) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    holder uuid;
+    made uuid;
 BEGIN
-    INSERT INTO stellar.api_keys AS k (user_id, agent, key_hash, prefix, managed)
+    INSERT INTO stellar.api_keys (user_id, agent, key_hash, prefix, managed)
     VALUES (p_user_id, p_agent, p_hash, p_prefix, true)
-    ON CONFLICT (key_hash) DO UPDATE SET revoked_at = NULL, expires_at = NULL
-    WHERE k.user_id = p_user_id AND (k.revoked_at IS NOT NULL OR k.expires_at IS NOT NULL);
+    ON CONFLICT (key_hash) DO NOTHING RETURNING id INTO made;
+    IF made IS NOT NULL THEN
+        INSERT INTO stellar.audit (user_id, what, detail)
+        VALUES (p_user_id, 'api-key-created', jsonb_build_object('key', made, 'agent', p_agent));
+    ELSE
+        SELECT k.user_id INTO holder FROM stellar.api_keys k WHERE k.key_hash = p_hash;
+        IF holder IS DISTINCT FROM p_user_id THEN
+            RETURN false;
+        END IF;
+        UPDATE stellar.api_keys k SET revoked_at = NULL, expires_at = NULL
+        WHERE k.key_hash = p_hash AND (k.revoked_at IS NOT NULL OR k.expires_at IS NOT NULL);
+    END IF;
     UPDATE stellar.api_keys k SET expires_at = now() + p_overlap
     WHERE k.user_id = p_user_id AND k.managed AND k.key_hash <> p_hash AND k.revoked_at IS NULL AND k.expires_at IS NULL;
+    RETURN true;
 END
 $$;
 
@@ -177,7 +215,7 @@ GRANT EXECUTE ON FUNCTION stellar.control_changed() TO stellar_owner;
 GRANT EXECUTE ON FUNCTION
     stellar.tier_apply(text, text, integer, integer, integer, integer),
     stellar.tier_delete(text),
-    stellar.tenant_apply(uuid, text, text, boolean, integer, integer, integer, integer, integer, bytea),
+    stellar.tenant_apply(uuid, text, text, boolean, integer, integer, integer, integer, integer, bytea, interval),
     stellar.tenant_admit_role(uuid),
     stellar.tenant_place(uuid, text, text, interval),
     stellar.tenant_dismiss_role(uuid),

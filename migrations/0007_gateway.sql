@@ -59,8 +59,8 @@ BEGIN
     END IF;
     INSERT INTO stellar.api_keys (user_id, agent, key_hash, prefix, expires_at)
     VALUES (p_user_id, p_agent, p_hash, p_prefix, p_expires_at) RETURNING id INTO made;
-    INSERT INTO stellar.audit (user_id, agent, key_id, what)
-    VALUES (p_user_id, p_by_agent, p_by_key, 'api key ' || made || ' created for agent ' || p_agent);
+    INSERT INTO stellar.audit (user_id, agent, key_id, what, detail)
+    VALUES (p_user_id, p_by_agent, p_by_key, 'api-key-created', jsonb_build_object('key', made, 'agent', p_agent));
     RETURN made;
 END
 $$;
@@ -82,8 +82,8 @@ BEGIN
         RAISE EXCEPTION 'the operator manages this key' USING ERRCODE = 'SM409';
     END IF;
     UPDATE stellar.api_keys k SET revoked_at = now() WHERE k.user_id = p_user_id AND k.id = p_key_id;
-    INSERT INTO stellar.audit (user_id, agent, key_id, what)
-    VALUES (p_user_id, p_by_agent, p_by_key, 'api key ' || p_key_id || ' revoked');
+    INSERT INTO stellar.audit (user_id, agent, key_id, what, detail)
+    VALUES (p_user_id, p_by_agent, p_by_key, 'api-key-revoked', jsonb_build_object('key', p_key_id));
     RETURN true;
 END
 $$;

@@ -31,7 +31,7 @@ pub struct EngineSize {
     pub limits: ComputeResources,
 }
 
-/// What of the tier's engine size is different for this Tenant. Without effect while it is pooled.
+/// What of the tier's engine size is different for this Tenant. Refused on a tier that is pooled.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, KubeSchema)]
 pub struct EngineOverrides {
     /// How many replicas serve the tenant, instead of the tier's number.

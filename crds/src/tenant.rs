@@ -111,9 +111,15 @@ pub struct TenantSpec {
     /// What of the tier's limits is different for this tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitOverrides>,
-    /// What of the tier's engine size is different for this tenant. Without effect while it is pooled.
+    /// What of the tier's engine size is different for this tenant. Refused on a tier that is pooled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineOverrides>,
+    /// Counted up, it rotates the tenant's inner credentials without a failed request: the capability that its requests
+    /// carry and the database password of its own engine. An API key is rotated by deleting its Secret.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    #[x_kube(validation = Rule::new("self >= oldSelf").message("rotation only counts up"))]
+    pub rotation: i32,
 }
 
 /// What a tenant uses.

@@ -63,19 +63,25 @@ pub struct TierSpec {
 
 /// The tiers that an installation starts with.
 pub fn default_tiers() -> Vec<Tier> {
-    let limits = |max_memories, max_agents, max_api_keys, requests_per_minute| TierLimitsSpec {
-        max_memories,
-        max_agents,
-        max_api_keys,
-        requests_per_minute,
+    let limits = |[max_memories, max_agents, max_api_keys]: [i32; 3], requests_per_minute, sockets: [i32; 2]| {
+        let [max_sockets, socket_messages_per_second] = sockets;
+        TierLimitsSpec {
+            max_memories,
+            max_agents,
+            max_api_keys,
+            requests_per_minute,
+            max_sockets,
+            socket_messages_per_second,
+        }
     };
+    let free = limits([1_000, 1, 5], 60, [5, 10]);
     vec![
-        Tier::new("free", TierSpec { placement: PlacementSpec::Pooled, limits: limits(1_000, 1, 5, 60), engine: None }),
+        Tier::new("free", TierSpec { placement: PlacementSpec::Pooled, limits: free, engine: None }),
         Tier::new(
             "pro",
             TierSpec {
                 placement: PlacementSpec::Dedicated,
-                limits: limits(50_000, 5, 25, 300),
+                limits: limits([50_000, 5, 25], 300, [50, 50]),
                 engine: Some(EngineSize::smallest()),
             },
         ),
@@ -83,7 +89,7 @@ pub fn default_tiers() -> Vec<Tier> {
             "promax",
             TierSpec {
                 placement: PlacementSpec::Dedicated,
-                limits: limits(500_000, -1, -1, 1_000),
+                limits: limits([500_000, -1, -1], 1_000, [1_000, 200]),
                 engine: Some(EngineSize::new("100m", "256Mi", "2", "2Gi")),
             },
         ),

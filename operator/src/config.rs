@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use telemetry::LogFormat;
 
 use crate::postgres_url::Address;
@@ -23,6 +23,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Bring the database, its logins, the custom resource definitions and the default tiers to this release.
     Migrate(Box<MigrateArgs>),
+    /// Look in the database for whatever weakens the isolation of tenants. Exit code 1: there is such a thing.
+    LintDatabase(LintArgs),
     /// Print the custom resource definitions as YAML.
     Crds,
     /// Store, recall and forget one memory through a gateway, to see that an installation works.
@@ -38,6 +40,29 @@ pub struct SmokeTestArgs {
     /// The file that holds a tenant's API key.
     #[arg(long)]
     pub api_key_file: PathBuf,
+}
+
+/// `operator lint-database`.
+#[derive(Args)]
+pub struct LintArgs {
+    /// File with the database URL of any login: all of them can read the catalog, a superuser also old statistics.
+    #[arg(long, env = "DATABASE_URL_FILE", required_unless_present = "database_url")]
+    pub database_url_file: Option<PathBuf>,
+    /// The database URL, from the environment only.
+    #[arg(long, env = "DATABASE_URL", hide = true, hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// A line for each finding, or one JSON object.
+    #[arg(long, value_enum, default_value = "text")]
+    pub output: Output,
+}
+
+/// How findings are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// Arguments of `operator migrate`.
@@ -58,13 +83,25 @@ pub struct MigrateArgs {
     /// YAML file with the tiers to start with (name: spec), instead of free, pro and promax.
     #[arg(long)]
     pub tiers_file: Option<PathBuf>,
+    /// Go on although the database's isolation was found weakened. The findings are logged all the same.
+    #[arg(long)]
+    pub allow_findings: bool,
     /// How long to wait for Postgres, in seconds.
     #[arg(long, default_value_t = 300)]
     pub wait_seconds: u64,
+    /// Counted up, it rotates the passwords of operator, gateway and pooled engine without a failed request. Each number is
+    /// carried out once; the master key is not rotated.
+    #[arg(long, default_value_t = 0)]
+    pub login_rotation: u32,
+    /// How long programs have to read the next passwords before Postgres takes them, in seconds. A kubelet shows a changed
+    /// Secret after a minute and a half at most, unless it was configured otherwise.
+    #[arg(long, default_value_t = 120)]
+    pub login_rotation_wait_seconds: u64,
     /// Do without a cluster: only the database, and files in --secrets-dir instead of Secrets.
     #[arg(long, requires = "secrets_dir")]
     pub no_kubernetes: bool,
-    /// Folder for the files operator-url, gateway-url, pool-url and master-key.
+    /// Folder for the files operator-url, gateway-url, pool-url and master-key. While a password is rotated the next URL is
+    /// beside the present one, as in pool-url-next.
     #[arg(long, requires = "no_kubernetes")]
     pub secrets_dir: Option<PathBuf>,
     /// How log lines look.
@@ -117,6 +154,15 @@ pub struct RunArgs {
     /// Where dedicated engines send traces (OTLP over HTTP); nowhere if absent.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub engine_otlp_endpoint: Option<url::Url>,
+    /// Base URL of the OpenAI-compatible API that dedicated engines ask for narratives; none if absent.
+    #[arg(long, requires = "engine_narrate_model")]
+    pub engine_narrate_url: Option<url::Url>,
+    /// The model that dedicated engines ask for there.
+    #[arg(long, requires = "engine_narrate_url")]
+    pub engine_narrate_model: Option<String>,
+    /// File with the key that they send there. It is copied into a Secret of each dedicated tenant's namespace.
+    #[arg(long, requires = "engine_narrate_url")]
+    pub engine_narrate_api_key_file: Option<PathBuf>,
     /// Domain of cluster-internal names.
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,

@@ -2,10 +2,10 @@
 //! into database identities with row-level security, Secrets, quotas, policies and, on dedicated tiers, engines.
 
 pub mod config;
+pub mod lint;
 pub mod migrate;
 pub mod postgres_url;
 pub mod run;
-pub mod scram;
 pub mod smoke_test;
 
 mod backoff;

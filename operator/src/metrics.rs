@@ -27,6 +27,11 @@ struct ByTier {
     phase: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BySeverity {
+    severity: &'static str,
+}
+
 /// The operator's metrics. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -39,6 +44,7 @@ pub struct Metrics {
     pruned: Counter,
     leader: Gauge,
     database_up: Gauge,
+    findings: Family<BySeverity, Gauge>,
 }
 
 impl Default for Metrics {
@@ -65,7 +71,24 @@ impl Default for Metrics {
         registry.register("leader", "1 while this replica leads", leader.clone());
         let database_up = Gauge::default();
         registry.register("database_up", "1 while Postgres answers the leader", database_up.clone());
-        Self { registry: Arc::new(registry), reconciles, errors, duration, tenants, drift, pruned, leader, database_up }
+        let findings = Family::default();
+        registry.register(
+            "database_findings",
+            "What weakens the database's isolation (severity error), or is worth mending (warning)",
+            findings.clone(),
+        );
+        Self {
+            registry: Arc::new(registry),
+            reconciles,
+            errors,
+            duration,
+            tenants,
+            drift,
+            pruned,
+            leader,
+            database_up,
+            findings,
+        }
     }
 }
 
@@ -105,9 +128,19 @@ impl Metrics {
         self.pruned.inc_by(u64::try_from(rows).unwrap_or(0));
     }
 
-    /// Notes whether this replica leads.
+    /// Notes whether this replica leads. One that does not says nothing of the database.
     pub fn set_leader(&self, leads: bool) {
         self.leader.set(leads.into());
+        if !leads {
+            self.findings.clear();
+        }
+    }
+
+    /// Sets what the database linter found.
+    pub fn set_findings(&self, errors: usize, warnings: usize) {
+        for (severity, count) in [("error", errors), ("warning", warnings)] {
+            self.findings.get_or_create(&BySeverity { severity }).set(count as i64);
+        }
     }
 
     /// Notes whether Postgres answers.
@@ -136,14 +169,25 @@ mod tests {
         metrics.reconciled(Duration::from_millis(3), Ok(()));
         metrics.reconciled(Duration::from_millis(3), Err(&Error::TimedOut(1)));
         metrics.set_tenants([("free".to_owned(), Some(Phase::Ready))].into_iter());
+        metrics.set_findings(2, 0);
         let text = metrics.text();
         for line in [
             "stellar_operator_reconciles_total{outcome=\"ok\"} 1",
             "stellar_operator_reconcile_errors_total{reason=\"KubernetesError\"} 1",
             "stellar_operator_tenants{tier=\"free\",phase=\"Ready\"} 1",
             "stellar_operator_leader 0",
+            "stellar_operator_database_findings{severity=\"error\"} 2",
+            "stellar_operator_database_findings{severity=\"warning\"} 0",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
+        let documented = include_str!("../../docs/metrics.md");
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').expect("a name and a kind");
+            let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+            assert!(documented.contains(&format!("`{name}`")), "docs/metrics.md says nothing of {name}");
+        }
+        metrics.set_leader(false);
+        assert!(!metrics.text().contains("database_findings{"), "only the leader looks at the database");
     }
 }

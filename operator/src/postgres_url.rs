@@ -4,9 +4,8 @@
 use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
+use tenancy::Password;
 use url::Url;
-
-use crate::scram::Password;
 
 /// A `postgres://` URL. A secret: neither `Debug` nor `Display`.
 #[derive(Clone)]

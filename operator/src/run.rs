@@ -43,7 +43,7 @@ use crate::{
     postgres_url::{PostgresUrl, PostgresUrlError},
     settings::Settings,
     sweep, tiers,
-    watch::{Queue, SecretWatches, watch_owned, watch_tenants, watch_tiers},
+    watch::{Queue, SecretWatches, Stale, watch_owned, watch_tenants, watch_tiers},
 };
 
 /// A call about the lease that takes longer has failed.
@@ -107,7 +107,7 @@ async fn elect(args: RunArgs, metrics: Metrics, readiness: Readiness, stop: Canc
     let Some(url) = database_url(&args, &stop).await? else { return Ok(()) };
     let Some(master_key) = wait_for_file(&args.master_key_file, &stop).await? else { return Ok(()) };
     let (url, master_key): (PostgresUrl, _) = (url.parse()?, MasterKey::parse(&master_key)?);
-    let database = Database::new(&url)?;
+    let database = Database::new(&url, args.database_url_file.as_deref())?;
     let client = Client::try_default().await.map_err(|e| RunError::Cluster(Box::new(e)))?;
     let (sender, mut leads) = watch::channel(false);
     let candidate = Candidate {
@@ -186,6 +186,7 @@ async fn lead(
     let (tenants, tenant_writer) = reflector::store::<Tenant>();
     let (tiers, tier_writer) = reflector::store::<Tier>();
     let tiers_changed = Arc::new(Notify::new());
+    let (notices_missed, stale) = (Arc::new(Notify::new()), Stale::default());
     let namespace = settings.namespace.clone();
     let context = Arc::new(Context {
         secrets: SecretWatches::new(client.clone(), queue.clone(), term.clone()),
@@ -207,13 +208,15 @@ async fn lead(
         tenants.clone(),
         queue.clone(),
         tiers_changed.clone(),
+        stale.clone(),
         term.clone(),
     ));
     // All else waits for the Tiers, or the first look would find none of them. It waits in this one place: a store
     // wakes only the last of those that wait for it.
     let _ = tokio::select! { () = term.cancelled() => return Ok(()), ready = tiers.wait_until_ready() => ready };
     tasks.spawn(tiers::keep(tiers.clone(), database, tiers_changed, term.clone()));
-    tasks.spawn(watch_tenants(Api::all(client.clone()), tenant_writer, queue.clone(), term.clone()));
+    let every_tenant = Api::all(client.clone());
+    tasks.spawn(watch_tenants(every_tenant, tenant_writer, queue.clone(), stale.clone(), term.clone()));
     macro_rules! watch_all {
         ($($kind:ty),*) => { $( tasks.spawn(watch_owned::<$kind>(Api::all(client.clone()), queue.clone(), term.clone())); )* };
     }
@@ -230,9 +233,11 @@ async fn lead(
     );
     let own_secrets = Api::namespaced(client.clone(), &namespace);
     tasks.spawn(watch_owned::<Secret>(own_secrets, queue.clone(), term.clone()));
-    tasks.spawn(sweep::sweep(context.clone(), tenants.clone(), queue.clone(), term.clone()));
-    tasks.spawn(sweep::listen(context.clone(), queue, term.clone()));
+    let missed = notices_missed.clone();
+    tasks.spawn(sweep::sweep(context.clone(), tenants.clone(), queue.clone(), missed, stale, term.clone()));
+    tasks.spawn(sweep::listen(context.clone(), queue, notices_missed, term.clone()));
     tasks.spawn(sweep::prune(context.clone(), term.clone()));
+    tasks.spawn(sweep::lint(context.clone(), term.clone()));
 
     let requests = queued.map(|tenant| Ok::<_, Infallible>(ReconcileRequest::from(tenant)));
     let requests = Box::pin(requests.take_until(term.clone().cancelled_owned()));

@@ -1,6 +1,6 @@
 //! What holds for every Tenant: images, names, addresses and times, from the command line.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 
@@ -29,6 +29,8 @@ pub struct Settings {
     pub engine_environment: Vec<(&'static str, String)>,
     /// Host and port that dedicated engines send traces to.
     pub engine_traces: Option<(String, u16)>,
+    /// Who tells narratives for dedicated engines.
+    pub engine_narrate: Option<Narrate>,
     /// Domain of cluster-internal names.
     pub cluster_domain: String,
     /// How long both placements serve while a tenant moves.
@@ -39,6 +41,19 @@ pub struct Settings {
     pub gateway_labels: BTreeMap<String, String>,
     /// Namespaces that may read engines' metrics.
     pub metrics_namespaces: Vec<String>,
+}
+
+/// A model that tells narratives.
+#[derive(Clone)]
+pub struct Narrate {
+    /// The base of the API, without a secret.
+    pub url: String,
+    /// The model's name.
+    pub model: String,
+    /// The file with the key, read whenever a tenant is reconciled.
+    pub key_file: Option<PathBuf>,
+    /// Host and port of the URL.
+    pub address: (String, u16),
 }
 
 impl Settings {
@@ -67,6 +82,7 @@ impl Settings {
             engine_traces: args.engine_otlp_endpoint.as_ref().and_then(|endpoint| {
                 Some((endpoint.host_str()?.to_owned(), endpoint.port_or_known_default().unwrap_or(4318)))
             }),
+            engine_narrate: engine_narrate(args),
             cluster_domain: args.cluster_domain.clone(),
             drain: Duration::from_secs(args.drain_seconds.into()),
             key_overlap: Duration::from_secs(args.key_overlap_seconds.into()),
@@ -88,6 +104,15 @@ fn engine_environment(args: &RunArgs) -> Vec<(&'static str, String)> {
     let traces =
         args.engine_otlp_endpoint.as_ref().map(|endpoint| ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.to_string()));
     format.into_iter().chain(filter).chain(traces).collect()
+}
+
+fn engine_narrate(args: &RunArgs) -> Option<Narrate> {
+    let (mut url, model) = (args.engine_narrate_url.clone()?, args.engine_narrate_model.clone()?);
+    // It becomes an argument of pods, so no password goes along. These fail only where there can be none.
+    let _ = (url.set_username(""), url.set_password(None));
+    url.set_query(None);
+    let address = (url.host_str()?.to_owned(), url.port_or_known_default().unwrap_or(443));
+    Some(Narrate { url: url.to_string(), model, key_file: args.engine_narrate_api_key_file.clone(), address })
 }
 
 fn qualify(host: String, namespace: &str, domain: &str) -> String {

@@ -1,28 +1,39 @@
-//! Looks over all tenants in Postgres every few seconds with one query: whose rows, role or key are not as they
-//! were left is queued, usage goes to the statuses that show something else, and nothing is written at rest. A
-//! notice from Postgres makes a change of control rows known at once. Old log entries are pruned every minute.
+//! Looks over the tenants in Postgres, some hundred every few seconds with one query: whose rows, role or key are not
+//! as they were left is queued, usage goes to the statuses that show something else, and nothing is written at rest.
+//! What this costs does not grow with the number of tenants, only the time until it has seen all of them. It need not
+//! be short: a notice from Postgres makes a change of control rows known at once, and after notices may have been lost
+//! one pass goes over all tenants without a pause. Old log entries are pruned every minute, and every ten minutes the
+//! database is looked over for what weakens its isolation.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use crds::Tenant;
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::reflector::Store,
+    runtime::reflector::{ObjectRef, Store},
 };
 use serde_json::json;
 use sqlx::postgres::PgListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     backoff::jittered,
-    controller::{Context, FIELD_MANAGER},
-    database::Swept,
-    watch::Queue,
+    controller::{Context, FIELD_MANAGER, Pass},
+    database::{DatabaseError, Swept, Usage},
+    lint::{self, Finding, Severity},
+    watch::{Queue, Stale},
 };
 
 const EVERY: Duration = Duration::from_secs(5);
+/// Tenants looked at every time: so many are seen within seconds, 20,000 within a quarter of an hour.
+const A_TIME: usize = 100;
 const SWEEPS_A_USAGE: u32 = 3;
 /// After a first failure.
 const SOON: Duration = Duration::from_secs(1);
@@ -30,31 +41,39 @@ const SOON: Duration = Duration::from_secs(1);
 const FAILURES_TO_TELL: u32 = 2;
 const PRUNE_EVERY: Duration = Duration::from_mins(1);
 const PRUNE_BATCH: i32 = 5_000;
+const LINT_EVERY: Duration = Duration::from_mins(10);
 const CHANNEL: &str = "stellar_control";
 
-/// Sweeps until stopped.
-pub async fn sweep(context: Arc<Context>, tenants: Store<Tenant>, queue: Queue, stop: CancellationToken) {
+/// Sweeps until stopped. `missed`: notices were lost, and the next pass goes over all tenants at once. `stale`: the
+/// metric of the Tenants no longer shows what there is.
+pub async fn sweep(
+    context: Arc<Context>,
+    tenants: Store<Tenant>,
+    queue: Queue,
+    missed: Arc<Notify>,
+    stale: Stale,
+    stop: CancellationToken,
+) {
     let mut failures = 0;
-    let mut round = 0_u32;
-    while pause(if failures == 1 { SOON } else { jittered(EVERY) }, &stop).await {
-        context.metrics.set_tenants(tenants.state().iter().map(|tenant| {
-            let known = context.tiers.find(|tier| tier.name_any() == tenant.spec.tier).is_some();
-            let tier = if known { tenant.spec.tier.clone() } else { "unknown".to_owned() };
-            (tier, tenant.status.as_ref().and_then(|status| status.phase))
-        }));
-        round = round.wrapping_add(1);
-        match context.database.sweep(None).await {
-            Ok(rows) => {
+    let mut broom = Broom::default();
+    loop {
+        let wait = if failures == 1 { SOON } else { jittered(EVERY) };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = missed.notified() => broom.begin_anew(),
+            () = tokio::time::sleep(wait) => {}
+        }
+        if stale.take() {
+            count(&tenants, &context);
+        }
+        match broom.sweep(&tenants, &context, &queue).await {
+            Ok(()) => {
                 if failures >= FAILURES_TO_TELL {
                     tracing::info!("Postgres answers again");
                     queue_all(&tenants, &queue);
                 }
                 failures = 0;
                 context.metrics.set_database_up(true);
-                compare(&rows, &context, &queue);
-                if round.is_multiple_of(SWEEPS_A_USAGE) {
-                    show_usage(&rows, &tenants, &context).await;
-                }
             }
             Err(error) => {
                 failures += 1;
@@ -68,21 +87,87 @@ pub async fn sweep(context: Arc<Context>, tenants: Store<Tenant>, queue: Queue, 
     }
 }
 
-/// Listens until stopped.
-pub async fn listen(context: Arc<Context>, queue: Queue, stop: CancellationToken) {
-    let hear = async {
+/// Where the sweep is.
+struct Broom {
+    pass: Pass,
+    /// It is to go on to the last tenant without a pause.
+    hurries: bool,
+    round: u32,
+    /// Up to when usage that changed was read.
+    mark: Option<String>,
+}
+
+impl Default for Broom {
+    fn default() -> Self {
+        Self { pass: Pass::ALL, hurries: false, round: 0, mark: None }
+    }
+}
+
+impl Broom {
+    fn begin_anew(&mut self) {
+        (self.pass, self.hurries) = (Pass::ALL, true);
+    }
+
+    /// Looks at the next tenants.
+    async fn sweep(&mut self, tenants: &Store<Tenant>, context: &Context, queue: &Queue) -> Result<(), DatabaseError> {
+        self.round = self.round.wrapping_add(1);
+        let shows_usage = self.round.is_multiple_of(SWEEPS_A_USAGE);
         loop {
-            if let Ok(mut listener) = PgListener::connect_with(context.database.pool()).await
+            let rows = context.database.sweep(self.pass, A_TIME as i64).await?;
+            let mut seen = self.pass;
+            if let Some(last) = rows.last().filter(|_| rows.len() == A_TIME) {
+                seen.to = last.id;
+            }
+            compare(seen, &rows, context, queue);
+            self.pass = seen.next();
+            if seen == Pass::ALL {
+                if shows_usage {
+                    show_usage(rows.iter().map(|row| (row.id, row.usage)), tenants, context).await;
+                }
+            } else {
+                // It takes long until all have been seen. What changed is shown as soon as where they are few, and what was
+                // missed then (a Tenant that was being reconciled) now.
+                show_usage(rows.iter().map(|row| (row.id, row.usage)), tenants, context).await;
+                if shows_usage {
+                    let (mark, changed) = context.database.usage_since(self.mark.as_deref()).await?;
+                    self.mark = Some(mark);
+                    show_usage(changed.into_iter(), tenants, context).await;
+                }
+            }
+            if self.pass == Pass::ALL {
+                self.hurries = false;
+            }
+            if !self.hurries {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Listens until stopped, and says in `missed` when it may have missed something.
+pub async fn listen(context: Arc<Context>, queue: Queue, missed: Arc<Notify>, stop: CancellationToken) {
+    let hear = async {
+        let mut lost = false;
+        loop {
+            if let Ok(pool) = context.database.pool().connected().await
+                && let Ok(mut listener) = PgListener::connect_with(pool).await
                 && listener.listen(CHANNEL).await.is_ok()
             {
-                while let Ok(notice) = listener.recv().await {
+                if std::mem::replace(&mut lost, true) {
+                    missed.notify_one();
+                }
+                while let Ok(notice) = listener.try_recv().await {
+                    // Nothing: the connection was lost, and another one is there already.
+                    let Some(notice) = notice else {
+                        missed.notify_one();
+                        continue;
+                    };
                     let name = notice.payload().parse::<Uuid>().ok().and_then(|id| context.settled.name_of(id));
                     if let Some(name) = name {
                         queue.push(&name);
                     }
                 }
             }
-            // The sweep finds meanwhile what a notice would have told.
             tokio::time::sleep(jittered(EVERY)).await;
         }
     };
@@ -99,9 +184,46 @@ pub async fn prune(context: Arc<Context>, stop: CancellationToken) {
     }
 }
 
-fn compare(rows: &[Swept], context: &Context, queue: &Queue) {
+/// Looks for what weakens the database's isolation until stopped. Each finding is logged once, when it appears.
+pub async fn lint(context: Arc<Context>, stop: CancellationToken) {
+    let mut known = BTreeSet::new();
+    let look = async {
+        loop {
+            let again = match context.database.lint().await {
+                Ok(findings) => {
+                    let (errors, warnings) = lint::count(&findings);
+                    context.metrics.set_findings(errors, warnings);
+                    let findings: BTreeSet<Finding> = findings.into_iter().collect();
+                    tell(&known, &findings);
+                    known = findings;
+                    LINT_EVERY
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the database is looked over later");
+                    EVERY
+                }
+            };
+            tokio::time::sleep(jittered(again)).await;
+        }
+    };
+    tokio::select! { () = stop.cancelled() => {}, () = look => {} }
+}
+
+fn tell(before: &BTreeSet<Finding>, now: &BTreeSet<Finding>) {
+    for Finding { severity, rule, object, advice } in now.difference(before) {
+        match severity {
+            Severity::Error => tracing::error!(rule, object, "the database's isolation is weakened: {advice}"),
+            Severity::Warning => tracing::warn!(rule, object, "the database's isolation could be better: {advice}"),
+        }
+    }
+    for Finding { rule, object, .. } in before.difference(now) {
+        tracing::info!(rule, object, "the database is as it should be again");
+    }
+}
+
+fn compare(pass: Pass, rows: &[Swept], context: &Context, queue: &Queue) {
     let present: HashMap<Uuid, &str> = rows.iter().map(|row| (row.id, row.fingerprint.as_str())).collect();
-    let drifted = context.settled.drifted(&present);
+    let drifted = context.settled.drifted(pass, &present);
     context.metrics.drifted(drifted.len());
     for name in drifted {
         tracing::info!(tenant = name, "its rows, role or key in Postgres are not as they were left");
@@ -110,25 +232,34 @@ fn compare(rows: &[Swept], context: &Context, queue: &Queue) {
 }
 
 /// Writes usage to the statuses that show something else.
-async fn show_usage(rows: &[Swept], tenants: &Store<Tenant>, context: &Context) {
-    let by_id: HashMap<String, &Swept> = rows.iter().map(|row| (row.id.to_string(), row)).collect();
+async fn show_usage(rows: impl Iterator<Item = (Uuid, Usage)>, tenants: &Store<Tenant>, context: &Context) {
     let api: Api<Tenant> = Api::all(context.client.clone());
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    for tenant in tenants.state() {
+    for (id, Usage { memories, limit }) in rows {
+        // Who shares an identity that was refused shows no usage.
+        let Some(tenant) = context.settled.name_of(id).and_then(|name| tenants.get(&ObjectRef::new(&name))) else {
+            continue;
+        };
         let Some(status) = tenant.status.as_ref().filter(|_| tenant.metadata.deletion_timestamp.is_none()) else {
             continue;
         };
-        let Some(row) = status.user_id.as_ref().and_then(|id| by_id.get(id)) else { continue };
         let shown = status.usage.as_ref().map(|usage| (usage.memories, usage.limit));
-        // Who shares an identity that was refused shows no usage.
-        let owned = context.settled.name_of(row.id).is_some_and(|name| name == tenant.name_any());
-        if owned && shown != Some((row.memories.into(), row.limit.into())) {
-            let usage = json!({ "status": { "usage": { "memories": row.memories, "limit": row.limit } } });
+        if status.user_id.as_ref() == Some(&id.to_string()) && shown != Some((memories.into(), limit.into())) {
+            let usage = json!({ "status": { "usage": { "memories": memories, "limit": limit } } });
             if let Err(error) = api.patch_status(&tenant.name_any(), &parameters, &Patch::Merge(usage)).await {
                 tracing::debug!(tenant = tenant.name_any(), %error, "its usage is shown later");
             }
         }
     }
+}
+
+/// Counts the Tenants for the metric.
+fn count(tenants: &Store<Tenant>, context: &Context) {
+    let tiers: BTreeSet<String> = context.tiers.state().iter().map(|tier| tier.name_any()).collect();
+    context.metrics.set_tenants(tenants.state().iter().map(|tenant| {
+        let tier = if tiers.contains(&tenant.spec.tier) { tenant.spec.tier.clone() } else { "unknown".to_owned() };
+        (tier, tenant.status.as_ref().and_then(|status| status.phase))
+    }));
 }
 
 fn queue_all(tenants: &Store<Tenant>, queue: &Queue) {

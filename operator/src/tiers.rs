@@ -69,6 +69,8 @@ fn row(name: &str, tier: &Tier) -> TierRow {
             max_agents: limits.max_agents,
             max_api_keys: limits.max_api_keys,
             requests_per_minute: limits.requests_per_minute,
+            max_sockets: limits.max_sockets,
+            socket_messages_per_second: limits.socket_messages_per_second,
         },
     }
 }

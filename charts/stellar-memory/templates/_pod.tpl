@@ -140,7 +140,7 @@ readinessProbe:
   failureThreshold: 2
 {{- end }}
 
-{{/* A projected volume `secrets` of Secret keys under the names that the programs are given. dict root, items (list of dict secret, key, path) */}}
+{{/* A projected volume `secrets` of Secret keys under the names that the programs are given. `rotated`: while its password is rotated, what comes next stands beside it. dict root, items (list of dict secret, key, path, rotated) */}}
 {{- define "stellar-memory.secretsVolume" -}}
 - name: secrets
   projected:
@@ -151,6 +151,13 @@ readinessProbe:
           name: {{ .secret }}
           items:
             - {key: {{ .key }}, path: {{ .path }}}
+      {{- if .rotated }}
+      - secret:
+          name: {{ .secret }}
+          optional: true
+          items:
+            - {key: {{ .key }}-next, path: {{ .path }}-next}
+      {{- end }}
       {{- end }}
 {{- end }}
 
@@ -161,4 +168,29 @@ lifecycle:
   preStop:
     sleep: {seconds: {{ . }}}
 {{- end }}
+{{- end }}
+
+{{/* Arguments that say who tells narratives. dict root, prefix (of the flags) */}}
+{{- define "stellar-memory.narrateArgs" -}}
+{{- $prefix := .prefix -}}
+{{- with .root.Values.engine.narrate }}
+{{- if .url -}}
+- --{{ $prefix }}-url={{ .url }}
+- {{ printf "--%s-model=%s" $prefix .model | quote }}
+{{- if .apiKeySecret }}
+- --{{ $prefix }}-api-key-file=/etc/stellar-memory/narrate-api-key
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Items of a secretsVolume: the key that goes with it, or none. */}}
+{{- define "stellar-memory.narrateSecret" -}}
+{{- $items := list -}}
+{{- with .Values.engine.narrate -}}
+{{- if and .url .apiKeySecret -}}
+{{- $items = list (dict "secret" .apiKeySecret "key" "api-key" "path" "narrate-api-key") -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $items -}}
 {{- end }}

@@ -31,7 +31,7 @@ pub async fn run(
     report: &mut Report,
 ) -> Result<Next, Error> {
     report.suspended = tenant.suspended;
-    let row = identity(tenant, found, context, report).await?;
+    let row = identity(tenant, context, report).await?;
     key::ensure(tenant, context, report).await?;
     report.placement = Some(row.placement);
     match (&tenant.engine, desired) {
@@ -46,13 +46,8 @@ pub async fn run(
 }
 
 /// The tenant's rows and role in Postgres.
-async fn identity(
-    tenant: &ValidTenant,
-    found: &Found,
-    context: &Context,
-    report: &mut Report,
-) -> Result<TenantRow, Error> {
-    let generation = found.row.as_ref().map_or(1, |row| row.capability_generation);
+async fn identity(tenant: &ValidTenant, context: &Context, report: &mut Report) -> Result<TenantRow, Error> {
+    let generation = tenant.generation();
     let capability = context.master_key.capability(tenant.id, generation).hash();
     let database = &context.database;
     database

@@ -4,14 +4,15 @@
 use crds::{ConditionType, Reason};
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{LimitRange, Namespace, ResourceQuota, Service, ServiceAccount},
+    core::v1::{LimitRange, Namespace, ResourceQuota, Secret, Service, ServiceAccount},
+    discovery::v1::{Endpoint, EndpointSlice},
     networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
     rbac::v1::RoleBinding,
 };
 use kube::{
     Api,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 use tenancy::Placement;
 
@@ -56,19 +57,46 @@ pub(super) async fn serve(
     report.namespace = Some(name.clone());
     bounds(&name, &desired, context).await?;
     context.secrets.watch(&tenant.name, &name);
-    let checksum = login::ensure(tenant, desired.connections, row, context).await?;
+    let login = login::ensure(tenant, desired.connections, row, context).await?;
+    narrate_key(tenant, &name, context).await?;
     if row.placement == Placement::Pooled && !row.role_admitted {
         context.database.tenant_admit_role(tenant.id).await?;
     }
-    let rollout = engine(&name, &desired, &checksum, context).await?;
+    let rollout = engine(&name, &desired, login.checksum(), context).await?;
 
     let there = row.placement == Placement::Dedicated && row.endpoint.as_deref() == Some(&*desired.endpoint);
+    if row.placement == Placement::Pooled && rollout.is_complete() && !is_published(&name, context).await? {
+        let message = "the address of its engine is not published yet; the shared engine serves meanwhile";
+        report.found(ConditionType::EngineReady, false, Reason::EngineRolling, message);
+        report.wait_for(Reason::Moving, message);
+        return Ok(Next::After(SOON));
+    }
     // An address that somebody changed is put right at once: no worse than one where nothing answers.
     if !there && (rollout.is_complete() || row.placement == Placement::Dedicated) {
         place(tenant, Placement::Dedicated, Some(&desired.endpoint), context, report).await?;
     }
     report_rollout(&rollout, report);
+    if rollout.is_complete() && login.is_rotating() {
+        // Every engine knows both passwords: now Postgres may change.
+        login::rotate(tenant, login, desired.connections, context).await?;
+        report.wait_for(Reason::Provisioning, "its engine's password was rotated");
+        return Ok(Next::After(SOON));
+    }
     Ok(if rollout.is_complete() { Next::Settled } else { Next::Watched })
+}
+
+/// Whether the engine's name leads to a pod that serves. Pods are ready before that, by much when the API server has just
+/// come back; and DNS remembers that a name was not there for longer than a request waits.
+async fn is_published(namespace: &str, context: &Context) -> Result<bool, Error> {
+    let slices = Api::<EndpointSlice>::namespaced(context.client.clone(), namespace)
+        .list(&ListParams::default().labels(&format!("kubernetes.io/service-name={ENGINE}")))
+        .await
+        .map_err(kubernetes("list EndpointSlices", namespace))?;
+    let mut endpoints = slices.items.iter().flat_map(|slice| &slice.endpoints);
+    // Not told is ready, says the API.
+    let ready =
+        |endpoint: &Endpoint| endpoint.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false));
+    Ok(endpoints.any(ready))
 }
 
 fn report_rollout(rollout: &Rollout, report: &mut Report) {
@@ -108,6 +136,23 @@ async fn bounds(name: &str, desired: &Desired, context: &Context) -> Result<(), 
         context.apply(&Api::<NetworkPolicy>::namespaced(client(), name), policy).await?;
     }
     context.apply(&Api::<Service>::namespaced(client(), name), &desired.service).await.map(drop)
+}
+
+/// The key to the model that tells narratives. A tenant is served without it, too.
+async fn narrate_key(tenant: &ValidTenant, namespace: &str, context: &Context) -> Result<(), Error> {
+    let Some(path) = context.settings.engine_narrate.as_ref().and_then(|narrate| narrate.key_file.as_ref()) else {
+        return Ok(());
+    };
+    match tokio::fs::read_to_string(path).await {
+        Ok(key) => {
+            let secrets = Api::<Secret>::namespaced(context.client.clone(), namespace);
+            context.apply(&secrets, &build::narrate_secret(tenant, &key)).await.map(drop)
+        }
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "cannot read the key for narratives; engines do without it");
+            Ok(())
+        }
+    }
 }
 
 async fn engine(name: &str, desired: &Desired, checksum: &str, context: &Context) -> Result<Rollout, Error> {

@@ -9,7 +9,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    Context, FIELD_MANAGER,
+    Context, FIELD_MANAGER, Pass,
     error::{Error, kubernetes},
     validate,
 };
@@ -62,7 +62,8 @@ pub(super) async fn release(tenant: &Tenant, context: &Context) -> Result<(), Er
 /// # Errors
 /// [`Error::Database`].
 pub(super) async fn fingerprint(tenant: &Tenant, context: &Context) -> Result<Option<(Uuid, String)>, Error> {
-    let swept = context.database.sweep(Some(validate::identity(tenant)?)).await?;
+    let id = validate::identity(tenant)?.uuid();
+    let swept = context.database.sweep(Pass { from: id, to: id }, 1).await?;
     Ok(swept.into_iter().next().map(|swept| (swept.id, swept.fingerprint)))
 }
 

@@ -12,13 +12,15 @@ mod login;
 mod pooled;
 mod report;
 mod rollout;
+#[cfg(test)]
+mod sample;
+mod settled;
 mod status;
 mod validate;
 
 use std::{
-    collections::HashMap,
     fmt::Debug,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -31,7 +33,6 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use tenancy::MasterKey;
 use tracing::{Instrument as _, field::Empty};
-use uuid::Uuid;
 
 use crate::{
     backoff::{Backoff, jittered},
@@ -45,11 +46,15 @@ use report::Report;
 
 pub use build::ENGINE_DB_SECRET;
 pub use error::{Error, ErrorKind};
+pub use settled::{Pass, Settled};
 
 /// Who owns the fields that the operator applies.
 pub const FIELD_MANAGER: &str = "stellar-operator";
-/// A Tenant at rest is looked at this often all the same.
+/// A Tenant at rest is looked at this often all the same, or as seldom as `A_LOOK` says.
 const AT_REST: Duration = Duration::from_mins(10);
+/// Of many Tenants at rest, no more than one is looked at in this time: what is done for tenants that do nothing must not grow
+/// with their number. Whatever happens to one, in Kubernetes or in Postgres, is told by a watch, a notice or the sweep.
+const A_LOOK: Duration = Duration::from_secs(3);
 /// As a safety net while a watched object is awaited.
 const WATCHED: Duration = Duration::from_secs(15);
 /// After a run that found something to write.
@@ -92,45 +97,6 @@ pub enum Next {
     After(Duration),
 }
 
-/// The fingerprint of each tenant's rows and role after its last successful reconciliation. Whatever differs from
-/// it later was changed by somebody else. None while a reconciliation runs or after one that failed.
-#[derive(Default)]
-pub struct Settled(Mutex<HashMap<Uuid, (String, Option<String>)>>);
-
-impl Settled {
-    /// Notes a tenant's name and fingerprint.
-    pub fn note(&self, id: Uuid, name: &str, fingerprint: String) {
-        self.lock().insert(id, (name.to_owned(), Some(fingerprint)));
-    }
-
-    /// From now on this operator itself may change the tenant.
-    pub fn unsettle(&self, name: &str) {
-        self.lock().values_mut().filter(|(noted, _)| noted == name).for_each(|(_, fingerprint)| *fingerprint = None);
-    }
-
-    /// Forgets a tenant.
-    pub fn forget(&self, name: &str) {
-        self.lock().retain(|_, (noted, _)| noted != name);
-    }
-
-    /// The name of a tenant.
-    pub fn name_of(&self, id: Uuid) -> Option<String> {
-        self.lock().get(&id).map(|(name, _)| name.clone())
-    }
-
-    /// The names of tenants whose fingerprint is not what `present` says.
-    pub fn drifted(&self, present: &HashMap<Uuid, &str>) -> Vec<String> {
-        let differs = |id: &Uuid, noted: &Option<String>| {
-            noted.as_ref().is_some_and(|noted| present.get(id).is_none_or(|found| found != noted))
-        };
-        self.lock().iter().filter(|(id, (_, noted))| differs(id, noted)).map(|(_, (name, _))| name.clone()).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, (String, Option<String>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Context {
     /// Server-side apply: our fields become ours, fields of others stay.
     ///
@@ -167,11 +133,16 @@ pub async fn reconcile(tenant: Arc<Tenant>, context: Arc<Context>) -> Result<Act
     let next = outcome?;
     context.backoff.succeeded(&name);
     Ok(match next {
-        Some(Next::Settled) => Action::requeue(jittered(AT_REST)),
+        Some(Next::Settled) => Action::requeue(jittered(at_rest(context.settled.count()))),
         Some(Next::Watched) => Action::requeue(jittered(WATCHED)),
         Some(Next::After(wait)) => Action::requeue(wait),
         None => Action::await_change(),
     })
+}
+
+/// How often each of so many Tenants at rest is looked at.
+fn at_rest(tenants: usize) -> Duration {
+    AT_REST.max(A_LOOK.saturating_mul(u32::try_from(tenants).unwrap_or(u32::MAX)))
 }
 
 /// When to try again, by the kind of error.
@@ -239,4 +210,19 @@ async fn delete(tenant: &Tenant, context: &Context, report: &mut Report) -> Resu
     let next = outcome?;
     written?;
     Ok(Some(next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn twenty_thousand_tenants_at_rest_are_looked_at_no_more_often_than_twice_as_often_as_a_hundred() {
+        let looks_an_hour = |tenants: usize| 3_600.0 * tenants as f64 / at_rest(tenants).as_secs_f64();
+        assert_eq!(at_rest(0), AT_REST);
+        assert_eq!(at_rest(100), AT_REST);
+        for tenants in [200, 2_000, 20_000, 1_000_000] {
+            assert!(looks_an_hour(tenants) <= 2.0 * looks_an_hour(100), "{tenants}");
+        }
+    }
 }

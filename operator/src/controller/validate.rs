@@ -26,6 +26,8 @@ pub struct ValidTenant {
     pub suspended: bool,
     /// Effective limits.
     pub limits: TenantLimits,
+    /// How often its inner credentials were rotated.
+    pub rotation: i32,
     /// Where and how it is to be served.
     pub engine: EnginePlan,
 }
@@ -85,7 +87,8 @@ pub fn namespace_of(name: &str) -> String {
 /// # Errors
 /// [`Error::InvalidSpec`], [`Error::InvalidTier`], [`Error::TierNotFound`].
 pub fn run(tenant: &Tenant, found: &Found) -> Result<ValidTenant, Error> {
-    let TenantSpec { tier, user_id: _, display_name: _, suspended, deletion_policy, limits, engine } = &tenant.spec;
+    let TenantSpec { tier, user_id: _, display_name: _, suspended, deletion_policy, limits, engine, rotation } =
+        &tenant.spec;
     let (DeletionPolicy::Retain | DeletionPolicy::Delete) = deletion_policy;
     let id = identity(tenant)?;
     let name = tenant.name_any();
@@ -109,6 +112,7 @@ pub fn run(tenant: &Tenant, found: &Found) -> Result<ValidTenant, Error> {
             tier: row.tier.clone(),
             suspended: *suspended,
             limits: row.limits,
+            rotation: *rotation,
             engine: EnginePlan::AsItIs { missing: tier.clone(), available },
         });
     };
@@ -135,7 +139,10 @@ pub fn run(tenant: &Tenant, found: &Found) -> Result<ValidTenant, Error> {
             max_agents: effective.max_agents,
             max_api_keys: effective.max_api_keys,
             requests_per_minute: effective.requests_per_minute,
+            max_sockets: effective.max_sockets,
+            socket_messages_per_second: effective.socket_messages_per_second,
         },
+        rotation: *rotation,
         engine: plan,
     })
 }
@@ -167,6 +174,11 @@ impl ValidTenant {
     pub fn namespace(&self) -> String {
         namespace_of(&self.name)
     }
+
+    /// The generation of its capability: 1 for one that was never rotated.
+    pub fn generation(&self) -> i32 {
+        self.rotation + 1
+    }
 }
 
 #[cfg(test)]
@@ -174,24 +186,7 @@ mod tests {
     use crds::{ComputeResources, LimitOverrides, default_tiers};
 
     use super::*;
-    use crate::controller::dereference::NamespaceState;
-
-    fn tenant(tier: &str) -> Tenant {
-        let mut tenant = Tenant::new(
-            "acme",
-            TenantSpec {
-                tier: tier.to_owned(),
-                user_id: None,
-                display_name: None,
-                suspended: false,
-                deletion_policy: DeletionPolicy::Retain,
-                limits: None,
-                engine: None,
-            },
-        );
-        tenant.metadata.uid = Some("6f1d4b0e-8a52-4e0c-9d54-0b6a2f6f9f11".to_owned());
-        tenant
-    }
+    use crate::controller::{dereference::NamespaceState, sample::tenant};
 
     fn found(tier: &str) -> Found {
         let tiers = default_tiers();
@@ -233,9 +228,15 @@ mod tests {
             tier: "gold".parse().expect("a name"),
             placement: Placement::Pooled,
             endpoint: None,
-            limits: TenantLimits { max_memories: 7, max_agents: 1, max_api_keys: 1, requests_per_minute: 9 },
+            limits: TenantLimits {
+                max_memories: 7,
+                max_agents: 1,
+                max_api_keys: 1,
+                requests_per_minute: 9,
+                max_sockets: 3,
+                socket_messages_per_second: 4,
+            },
             memories: 3,
-            capability_generation: 1,
             retired: false,
             role_admitted: false,
             role_drain: None,
@@ -249,7 +250,8 @@ mod tests {
     #[test]
     fn overrides_stand_before_the_tier() {
         let mut tenant = tenant("pro");
-        tenant.spec.limits = Some(LimitOverrides { max_memories: Some(5), ..LimitOverrides::default() });
+        tenant.spec.limits =
+            Some(LimitOverrides { max_memories: Some(5), max_sockets: Some(-1), ..LimitOverrides::default() });
         let amount = |cpu: &str| ComputeResources { cpu: cpu.to_owned(), memory: "64Mi".to_owned() };
         tenant.spec.engine = Some(EngineOverrides {
             replicas: Some(2),
@@ -257,6 +259,7 @@ mod tests {
         });
         let valid = run(&tenant, &found("pro")).expect("is valid");
         assert_eq!((valid.limits.max_memories, valid.limits.requests_per_minute), (5, 300));
+        assert_eq!((valid.limits.max_sockets, valid.limits.socket_messages_per_second), (-1, 50));
         let EnginePlan::Dedicated(engine) = valid.engine else { panic!("pro is dedicated") };
         assert_eq!((engine.replicas, engine.limits.cpu.canonical(QuantityKind::Cpu).as_str()), (2, "200m"));
 

@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
-use sqlx::{Executor, postgres::types::PgInterval};
+use sqlx::postgres::types::PgInterval;
 use tenancy::{ApiKey, CapabilityHash, Placement, TenantId, TierName};
 
-use super::{Database, DatabaseError, named};
+use super::{Database, DatabaseError};
+
+const TENANT_APPLY: &str = "SELECT stellar.tenant_apply($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+    p_max_sockets => $11, p_socket_messages_per_second => $12)";
+
+/// Makes a tier or brings it to this: name, placement and six limits.
+pub(crate) const TIER_APPLY: &str = "SELECT stellar.tier_apply($1, $2, $3, $4, $5, $6, $7, $8)";
 
 /// The limits of a tenant, as the database keeps them (-1 for none).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +24,10 @@ pub struct TenantLimits {
     pub max_api_keys: i32,
     /// Requests a minute; at least 1.
     pub requests_per_minute: i32,
+    /// Open sync sockets.
+    pub max_sockets: i32,
+    /// Operations a second of one sync socket; at least 1.
+    pub socket_messages_per_second: i32,
 }
 
 impl Database {
@@ -34,8 +44,15 @@ impl Database {
         limits: TenantLimits,
         capability: (i32, CapabilityHash),
     ) -> Result<(), DatabaseError> {
-        let TenantLimits { max_memories, max_agents, max_api_keys, requests_per_minute } = limits;
-        let query = sqlx::query("SELECT stellar.tenant_apply($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+        let TenantLimits {
+            max_memories,
+            max_agents,
+            max_api_keys,
+            requests_per_minute,
+            max_sockets,
+            socket_messages_per_second,
+        } = limits;
+        let query = sqlx::query(TENANT_APPLY)
             .bind(id.uuid())
             .bind(name)
             .bind(tier.as_str())
@@ -45,8 +62,10 @@ impl Database {
             .bind(max_api_keys)
             .bind(requests_per_minute)
             .bind(capability.0)
-            .bind(capability.1.as_bytes().as_slice());
-        self.pool.execute(query).await.map(drop).map_err(named("write the tenant"))
+            .bind(capability.1.as_bytes().as_slice())
+            .bind(max_sockets)
+            .bind(socket_messages_per_second);
+        self.execute("write the tenant", query).await
     }
 
     /// Lets the tenant's role in while it is still placed pooled.
@@ -55,7 +74,7 @@ impl Database {
     /// [`DatabaseError`].
     pub async fn tenant_admit_role(&self, id: TenantId) -> Result<(), DatabaseError> {
         let query = sqlx::query("SELECT stellar.tenant_admit_role($1)").bind(id.uuid());
-        self.pool.execute(query).await.map(drop).map_err(named("admit the tenant's role"))
+        self.execute("admit the tenant's role", query).await
     }
 
     /// Ends an admission that came to nothing.
@@ -64,7 +83,7 @@ impl Database {
     /// [`DatabaseError`].
     pub async fn tenant_dismiss_role(&self, id: TenantId) -> Result<(), DatabaseError> {
         let query = sqlx::query("SELECT stellar.tenant_dismiss_role($1)").bind(id.uuid());
-        self.pool.execute(query).await.map(drop).map_err(named("dismiss the tenant's role"))
+        self.execute("dismiss the tenant's role", query).await
     }
 
     /// Sends requests to the new place; the old one stays valid for `drain`. Returns whether anything changed.
@@ -80,14 +99,12 @@ impl Database {
     ) -> Result<bool, DatabaseError> {
         let drain =
             PgInterval { months: 0, days: 0, microseconds: i64::try_from(drain.as_micros()).unwrap_or(i64::MAX) };
-        sqlx::query_scalar("SELECT stellar.tenant_place($1, $2, $3, $4)")
+        let query = sqlx::query_scalar("SELECT stellar.tenant_place($1, $2, $3, $4)")
             .bind(id.uuid())
             .bind(placement.as_str())
             .bind(endpoint)
-            .bind(drain)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(named("place the tenant"))
+            .bind(drain);
+        self.scalar("place the tenant", query).await
     }
 
     /// Whether cleaning up after a Tenant of this name may touch the identity.
@@ -95,12 +112,8 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn tenant_owned(&self, id: TenantId, name: &str) -> Result<bool, DatabaseError> {
-        sqlx::query_scalar("SELECT stellar.tenant_owned($1, $2)")
-            .bind(id.uuid())
-            .bind(name)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(named("look for the tenant"))
+        let query = sqlx::query_scalar("SELECT stellar.tenant_owned($1, $2)").bind(id.uuid()).bind(name);
+        self.scalar("look for the tenant", query).await
     }
 
     /// Ends service and keys; rows stay.
@@ -109,7 +122,7 @@ impl Database {
     /// [`DatabaseError`].
     pub async fn tenant_retire(&self, id: TenantId, name: &str) -> Result<(), DatabaseError> {
         let query = sqlx::query("SELECT stellar.tenant_retire($1, $2)").bind(id.uuid()).bind(name);
-        self.pool.execute(query).await.map(drop).map_err(named("retire the tenant"))
+        self.execute("retire the tenant", query).await
     }
 
     /// Erases at most `batch` rows. True: nothing is left.
@@ -117,13 +130,9 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn tenant_erase(&self, id: TenantId, name: &str, batch: i32) -> Result<bool, DatabaseError> {
-        sqlx::query_scalar("SELECT stellar.tenant_erase($1, $2, $3)")
-            .bind(id.uuid())
-            .bind(name)
-            .bind(batch)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(named("erase the tenant"))
+        let query =
+            sqlx::query_scalar("SELECT stellar.tenant_erase($1, $2, $3)").bind(id.uuid()).bind(name).bind(batch);
+        self.scalar("erase the tenant", query).await
     }
 
     /// Makes a key work; other keys of the operator's end after `overlap`. False: the key cannot be this tenant's
@@ -138,24 +147,16 @@ impl Database {
         key: &ApiKey,
         overlap: Duration,
     ) -> Result<bool, DatabaseError> {
-        let hash = key.hash();
-        let live = "SELECT EXISTS (SELECT FROM stellar.api_keys k WHERE k.user_id = $1 AND k.key_hash = $2 \
-                    AND k.revoked_at IS NULL AND k.expires_at IS NULL)";
         let overlap =
             PgInterval { months: 0, days: 0, microseconds: i64::try_from(overlap.as_micros()).unwrap_or(i64::MAX) };
-        let ensure = sqlx::query("SELECT stellar.key_ensure($1, $2, $3, $4, $5)")
+        let hash = key.hash();
+        let query = sqlx::query_scalar("SELECT stellar.key_ensure($1, $2, $3, $4, $5)")
             .bind(id.uuid())
             .bind(agent)
             .bind(hash.as_bytes().as_slice())
             .bind(key.display_prefix())
             .bind(overlap);
-        self.pool.execute(ensure).await.map_err(named("write the API key"))?;
-        sqlx::query_scalar(live)
-            .bind(id.uuid())
-            .bind(hash.as_bytes().as_slice())
-            .fetch_one(&self.pool)
-            .await
-            .map_err(named("read the API key"))
+        self.scalar("write the API key", query).await
     }
 
     /// Makes a tier or brings it to this.
@@ -168,15 +169,24 @@ impl Database {
         placement: Placement,
         limits: TenantLimits,
     ) -> Result<(), DatabaseError> {
-        let TenantLimits { max_memories, max_agents, max_api_keys, requests_per_minute } = limits;
-        let query = sqlx::query("SELECT stellar.tier_apply($1, $2, $3, $4, $5, $6)")
+        let TenantLimits {
+            max_memories,
+            max_agents,
+            max_api_keys,
+            requests_per_minute,
+            max_sockets,
+            socket_messages_per_second,
+        } = limits;
+        let query = sqlx::query(TIER_APPLY)
             .bind(name)
             .bind(placement.as_str())
             .bind(max_memories)
             .bind(max_agents)
             .bind(max_api_keys)
-            .bind(requests_per_minute);
-        self.pool.execute(query).await.map(drop).map_err(named("write the tier"))
+            .bind(requests_per_minute)
+            .bind(max_sockets)
+            .bind(socket_messages_per_second);
+        self.execute("write the tier", query).await
     }
 
     /// Removes a tier. Tenants of it keep their limits.
@@ -185,19 +195,16 @@ impl Database {
     /// [`DatabaseError`].
     pub async fn tier_delete(&self, name: &str) -> Result<(), DatabaseError> {
         let query = sqlx::query("SELECT stellar.tier_delete($1)").bind(name);
-        self.pool.execute(query).await.map(drop).map_err(named("delete the tier"))
+        self.execute("delete the tier", query).await
     }
 
-    /// Removes what is kept for a bounded time: log entries after 7 days, audit entries after 90. Returns how many
+    /// Removes what is kept for a bounded time: log entries after 30 days, audit entries after 90. Returns how many
     /// rows went, at most `batch` of each kind.
     ///
     /// # Errors
     /// [`DatabaseError`].
     pub async fn prune(&self, batch: i32) -> Result<i64, DatabaseError> {
-        sqlx::query_scalar("SELECT stellar.prune('7 days', '90 days', $1)")
-            .bind(batch)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(named("prune old entries"))
+        let query = sqlx::query_scalar("SELECT stellar.prune('30 days', '90 days', $1)").bind(batch);
+        self.scalar("prune old entries", query).await
     }
 }

@@ -5,15 +5,23 @@ mod control;
 mod observe;
 mod roles;
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, path::Path, time::Duration};
 
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use login_pool::{LoginPool, UrlFile};
+use sqlx::{
+    Postgres,
+    pool::PoolConnection,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    query::{Query, QueryScalar},
+};
 
 use crate::postgres_url::{PostgresUrl, PostgresUrlError};
 
+pub(crate) use control::TIER_APPLY;
 pub use control::TenantLimits;
-pub use observe::{Swept, TenantRow, TierRow};
+pub use observe::{Swept, TenantRow, TierRow, Usage};
 
+const APPLICATION: &str = "stellar-operator";
 const CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const SQLSTATE_USER_ID_IN_USE: &str = "SM409";
@@ -21,7 +29,7 @@ const SQLSTATE_USER_ID_IN_USE: &str = "SM409";
 /// The operator's connection to Postgres.
 #[derive(Clone)]
 pub struct Database {
-    pool: PgPool,
+    pool: LoginPool,
 }
 
 /// Why a call failed.
@@ -85,28 +93,59 @@ impl DatabaseError {
 }
 
 impl Database {
-    /// A pool that connects when it is first used.
+    /// A pool that connects when it is first used. `file`: where the URL is from, and where one with another password
+    /// appears when that is rotated.
     ///
     /// # Errors
     /// [`PostgresUrlError`] if the URL has a parameter that the driver does not know.
-    pub fn new(url: &PostgresUrl) -> Result<Self, PostgresUrlError> {
-        let options = url.connect_options("stellar-operator")?.options([
-            ("statement_timeout", "30s"),
-            ("lock_timeout", "10s"),
-            ("search_path", "pg_catalog"),
-        ]);
-        let pool = PgPoolOptions::new()
+    pub fn new(url: &PostgresUrl, file: Option<&Path>) -> Result<Self, PostgresUrlError> {
+        let login = prepare(url.connect_options(APPLICATION)?);
+        let options = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .idle_timeout(Duration::from_mins(1))
-            .connect_lazy_with(options);
-        Ok(Self { pool })
+            .idle_timeout(Duration::from_mins(1));
+        let file = file.map(|path| UrlFile { path: path.to_owned(), prepare });
+        Ok(Self { pool: LoginPool::new(options, login, file) })
     }
 
     /// The pool, to listen with.
-    pub fn pool(&self) -> &PgPool {
+    pub fn pool(&self) -> &LoginPool {
         &self.pool
     }
+
+    async fn connection(&self, operation: &'static str) -> Result<PoolConnection<Postgres>, DatabaseError> {
+        self.pool.acquire().await.map_err(named(operation))
+    }
+
+    async fn execute(
+        &self,
+        operation: &'static str,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<(), DatabaseError> {
+        let mut connection = self.connection(operation).await?;
+        query.execute(&mut *connection).await.map(drop).map_err(named(operation))
+    }
+
+    async fn scalar<T>(
+        &self,
+        operation: &'static str,
+        query: QueryScalar<'_, Postgres, T, PgArguments>,
+    ) -> Result<T, DatabaseError>
+    where
+        T: Send + Unpin,
+        (T,): for<'r> sqlx::FromRow<'r, PgRow>,
+    {
+        let mut connection = self.connection(operation).await?;
+        query.fetch_one(&mut *connection).await.map_err(named(operation))
+    }
+}
+
+fn prepare(login: PgConnectOptions) -> PgConnectOptions {
+    login.application_name(APPLICATION).options([
+        ("statement_timeout", "30s"),
+        ("lock_timeout", "10s"),
+        ("search_path", "pg_catalog"),
+    ])
 }
 
 /// Names the operation of a failure.

@@ -1,9 +1,8 @@
 //! Tenants' own roles: the functions of the migration `tenant_roles`.
 
-use tenancy::TenantId;
+use tenancy::{Password, TenantId};
 
-use super::{Database, DatabaseError, named};
-use crate::scram::Password;
+use super::{Database, DatabaseError};
 
 impl Database {
     /// Sees that the role exists with its one membership. Returns whether anything was missing.
@@ -11,11 +10,8 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn role_ensure(&self, id: TenantId) -> Result<bool, DatabaseError> {
-        sqlx::query_scalar("SELECT stellar.role_ensure($1)")
-            .bind(id.uuid())
-            .fetch_one(&self.pool)
-            .await
-            .map_err(named("make the tenant's role"))
+        let query = sqlx::query_scalar("SELECT stellar.role_ensure($1)").bind(id.uuid());
+        self.scalar("make the tenant's role", query).await
     }
 
     /// Lets the role log in with this password, on at most so many connections.
@@ -23,14 +19,11 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn role_login(&self, id: TenantId, password: &Password, connections: i32) -> Result<(), DatabaseError> {
-        sqlx::query_scalar("SELECT stellar.role_login($1, $2, $3, true)")
+        let query = sqlx::query_scalar("SELECT stellar.role_login($1, $2, $3, true)")
             .bind(id.uuid())
             .bind(password.verifier())
-            .bind(connections)
-            .fetch_one(&self.pool)
-            .await
-            .map(|_: bool| ())
-            .map_err(named("let the tenant's role log in"))
+            .bind(connections);
+        self.scalar("let the tenant's role log in", query).await.map(|_: bool| ())
     }
 
     /// Ends the role's right to log in, and its sessions. Returns whether anything changed.
@@ -38,11 +31,8 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn role_nologin(&self, id: TenantId) -> Result<bool, DatabaseError> {
-        sqlx::query_scalar("SELECT stellar.role_nologin($1)")
-            .bind(id.uuid())
-            .fetch_one(&self.pool)
-            .await
-            .map_err(named("end the login of the tenant's role"))
+        let query = sqlx::query_scalar("SELECT stellar.role_nologin($1)").bind(id.uuid());
+        self.scalar("end the login of the tenant's role", query).await
     }
 
     /// Drops the role with all that depends on it. Returns whether it was there.
@@ -50,10 +40,7 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn role_drop(&self, id: TenantId) -> Result<bool, DatabaseError> {
-        sqlx::query_scalar("SELECT stellar.role_drop($1)")
-            .bind(id.uuid())
-            .fetch_one(&self.pool)
-            .await
-            .map_err(named("drop the tenant's role"))
+        let query = sqlx::query_scalar("SELECT stellar.role_drop($1)").bind(id.uuid());
+        self.scalar("drop the tenant's role", query).await
     }
 }

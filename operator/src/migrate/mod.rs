@@ -1,6 +1,6 @@
-//! `operator migrate`: brings the database to this release's schema, sees that every login has a password and a
-//! Secret, and applies definitions and default tiers. Every step may be repeated, and a crash between two steps
-//! heals on the next run.
+//! `operator migrate`: brings the database to this release's schema, looks for what weakens its isolation, sees that
+//! every login has a password and a Secret, and applies definitions and default tiers. Every step may be repeated, and a
+//! crash between two steps heals on the next run.
 
 mod logins;
 mod resources;
@@ -15,9 +15,15 @@ use std::{
 
 use crds::{Tier, TierSpec};
 use tenancy::MasterKey;
+use tokio::time::Instant;
 
-use crate::postgres_url::{Address, PostgresUrl, PostgresUrlError};
+use crate::{
+    lint::LintError,
+    postgres_url::{Address, PostgresUrl, PostgresUrlError},
+};
 
+pub use logins::LoginRotation;
+pub(crate) use schema::migrations;
 pub use vault::Vault;
 
 /// What a run works on.
@@ -32,6 +38,10 @@ pub struct Migration {
     pub patience: Duration,
     /// The tiers to start with; `None` for the built-in ones.
     pub tiers: Option<Vec<Tier>>,
+    /// Whether to go on with a database whose isolation is weakened.
+    pub allow_findings: bool,
+    /// Which rotation the logins' passwords are to belong to.
+    pub rotation: LoginRotation,
 }
 
 /// Why a run ended.
@@ -56,6 +66,18 @@ pub enum MigrateError {
     /// A migration failed; Postgres rolled it back.
     #[error("migrate the schema")]
     Schema(#[source] Box<sqlx::migrate::MigrateError>),
+    /// The database could not be looked at.
+    #[error("look for what weakens the database's isolation")]
+    Lint(#[from] LintError),
+    /// The database does not isolate its tenants as the schema was made to.
+    #[error(
+        "the isolation of this database is weakened in {errors} places, which the log names: mend them and run this \
+         again, or go on all the same with --allow-findings"
+    )]
+    Weakened {
+        /// How many findings are errors.
+        errors: usize,
+    },
     /// A statement failed.
     #[error("{operation}")]
     Postgres {
@@ -102,14 +124,18 @@ impl Migration {
             tracing::info!("made the master key");
         }
         // The URLs come before Postgres answers: pods that mount them start meanwhile, and wait for their login.
-        let logins = logins::prepare(&self.admin, &self.pool, &self.vault).await?;
+        let logins = logins::prepare(&self.admin, &self.pool, &self.vault, self.rotation.number).await?;
+        let written = Instant::now();
         let mut admin = schema::connect(&self.admin, self.patience).await?;
         schema::migrate(&mut admin).await?;
+        // Before any login opens: a weakened database serves no new installation, and an upgrade says so.
+        schema::lint(&mut admin, self.allow_findings).await?;
         logins::admit(&mut admin, &logins).await?;
         match &self.vault {
             Vault::Kubernetes { client, .. } => resources::apply(client, &tiers).await?,
             Vault::Files(_) => schema::write_tiers(&mut admin, &tiers).await?,
         }
+        logins::rotate(&mut admin, &self.vault, logins, self.rotation, written).await?;
         tracing::info!("database, logins and definitions are up to date");
         Ok(())
     }

@@ -6,7 +6,13 @@ mod owned;
 mod secrets;
 mod tenants;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use backon::ExponentialBuilder;
 use crds::Tenant;
@@ -32,6 +38,21 @@ impl Queue {
     pub fn push(&self, tenant: &str) {
         // The other end goes only when the program stops leading; then nobody needs to look.
         let _ = self.0.unbounded_send(ObjectRef::new(tenant));
+    }
+}
+
+/// Whether anything about Tenants or Tiers changed since somebody asked. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Stale(Arc<AtomicBool>);
+
+impl Stale {
+    fn mark(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it did; from now on it did not.
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
     }
 }
 

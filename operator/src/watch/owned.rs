@@ -37,11 +37,13 @@ where
 /// What was there when it was looked at last: by namespace and name, the version and whose it is.
 #[derive(Default)]
 struct Known {
-    objects: HashMap<(Option<String>, String), (Option<String>, String)>,
+    objects: Objects,
     /// Filled by the first list, which tells nothing new: the controller starts with every Tenant.
     complete: bool,
-    listed: HashMap<(Option<String>, String), (Option<String>, String)>,
+    listed: Objects,
 }
+
+type Objects = HashMap<(Option<String>, String), (Option<String>, String)>;
 
 impl Known {
     /// Takes an event in. Returns the tenants that it concerns.
@@ -50,9 +52,10 @@ impl Known {
             watcher::Event::Apply(object) => {
                 let (key, entry) = describe(&object);
                 let Some(entry) = entry else { return self.objects.remove(&key).map(|(_, t)| t).into_iter().collect() };
-                let tenant = entry.1.clone();
-                self.objects.insert(key, entry);
-                vec![tenant]
+                let now = entry.1.clone();
+                let before = self.objects.insert(key, entry).map(|(_, tenant)| tenant);
+                // Given to another tenant by a changed label: it is the business of both.
+                before.filter(|before| *before != now).into_iter().chain([now]).collect()
             }
             watcher::Event::Delete(object) => {
                 let (key, entry) = describe(&object);
@@ -73,9 +76,11 @@ impl Known {
                 if !std::mem::replace(&mut self.complete, true) {
                     return Vec::new();
                 }
-                let gone = before.iter().filter(|(key, _)| !self.objects.contains_key(*key));
+                let lost = before
+                    .iter()
+                    .filter(|(key, (_, tenant))| self.objects.get(*key).is_none_or(|(_, now)| now != tenant));
                 let changed = self.objects.iter().filter(|(key, entry)| before.get(*key) != Some(*entry));
-                gone.chain(changed).map(|(_, (_, tenant))| tenant.clone()).collect()
+                lost.chain(changed).map(|(_, (_, tenant))| tenant.clone()).collect()
             }
         }
     }
@@ -127,6 +132,26 @@ mod tests {
             list(&mut known, &[("a", "1"), ("b", "2"), ("d", "1")]),
             ["tenant-of-b", "tenant-of-c", "tenant-of-d"]
         );
+    }
+
+    #[test]
+    fn a_changed_label_is_told_to_both_tenants() {
+        let mut known = Known::default();
+        list(&mut known, &[("a", "1"), ("b", "1")]);
+        let stolen = |version: &str| {
+            let mut stolen = secret("a", version);
+            stolen.metadata.labels = Some([(TENANT_LABEL.to_owned(), "thief".to_owned())].into());
+            stolen
+        };
+        assert_eq!(known.observe(Event::Apply(stolen("2"))), ["tenant-of-a", "thief"]);
+        assert_eq!(known.observe(Event::Apply(stolen("3"))), ["thief"]);
+        known.observe(Event::Apply(secret("a", "4")));
+        known.observe::<Secret>(Event::Init);
+        known.observe(Event::InitApply(stolen("5")));
+        known.observe(Event::InitApply(secret("b", "1")));
+        let mut told = known.observe::<Secret>(Event::InitDone);
+        told.sort();
+        assert_eq!(told, ["tenant-of-a", "thief"]);
     }
 
     #[test]

@@ -16,15 +16,22 @@ use kube::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Queue, Trouble};
+use super::{Queue, Stale, Trouble};
 
-/// Follows all Tenants.
-pub async fn watch_tenants(api: Api<Tenant>, writer: Writer<Tenant>, queue: Queue, stop: CancellationToken) {
+/// Follows all Tenants. Whatever happens to one marks `stale`.
+pub async fn watch_tenants(
+    api: Api<Tenant>,
+    writer: Writer<Tenant>,
+    queue: Queue,
+    stale: Stale,
+    stop: CancellationToken,
+) {
     let mut trouble = Trouble::new("tenants");
     let mut seen: HashMap<String, Seen> = HashMap::new();
     let trimmed = watcher(api, watcher::Config::default()).modify(|tenant| tenant.managed_fields_mut().clear());
     let mut events = pin!(trimmed.reflect(writer).backoff(super::patience()));
     while let Some(event) = tokio::select! { () = stop.cancelled() => None, event = events.next() => event } {
+        stale.mark();
         // Whoever failed meanwhile need not wait until it would have tried again.
         if event.is_ok() && trouble.works() {
             for tenant in seen.keys() {
@@ -78,6 +85,7 @@ pub async fn watch_tiers(
     tenants: Store<Tenant>,
     queue: Queue,
     changed: Arc<Notify>,
+    stale: Stale,
     stop: CancellationToken,
 ) {
     let mut trouble = Trouble::new("tiers");
@@ -110,6 +118,7 @@ pub async fn watch_tiers(
             }
         };
         changed.notify_one();
+        stale.mark();
         for tenant in tenants.state_filter(|tenant| tenant.spec.tier == tier) {
             queue.push(&tenant.name_any());
         }

@@ -17,6 +17,8 @@ spec:
         - --admin-url-file=/etc/stellar-memory/admin-url
         - --namespace={{ .Release.Namespace }}
         - --wait-seconds={{ .Values.migrate.waitSeconds }}
+        - --login-rotation={{ int .Values.migrate.rotation.logins }}
+        - --login-rotation-wait-seconds={{ int .Values.migrate.rotation.waitSeconds }}
         - --tiers-file=/etc/stellar-memory-tiers/tiers.yaml
         {{- if and (not .Values.postgres.enabled) .Values.postgres.external.host }}
         - --pool-host={{ .Values.postgres.external.host }}{{ with .Values.postgres.external.port }}:{{ . }}{{ end }}

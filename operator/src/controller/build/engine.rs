@@ -16,7 +16,9 @@ use k8s_openapi::{
 };
 use kube::api::ObjectMeta;
 
-use super::{API_PORT, ENGINE, ENGINE_DB_KEY, ENGINE_DB_SECRET, HEALTH_PORT, metadata, pod_labels, quota::amounts};
+use super::{
+    API_PORT, ENGINE, ENGINE_DB_KEY, ENGINE_DB_SECRET, HEALTH_PORT, metadata, narrate, pod_labels, quota::amounts,
+};
 use crate::{
     controller::validate::{ValidEngine, ValidTenant},
     settings::Settings,
@@ -114,17 +116,26 @@ fn pod(tenant: &ValidTenant, size: &ValidEngine, settings: &Settings) -> PodSpec
             }]
         }),
         containers: vec![container(tenant, size, settings)],
-        volumes: Some(vec![Volume {
-            name: "database".to_owned(),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(ENGINE_DB_SECRET.to_owned()),
-                default_mode: Some(0o440),
-                ..SecretVolumeSource::default()
-            }),
-            ..Volume::default()
-        }]),
+        volumes: Some([database_volume()].into_iter().chain(has_key(settings).then(narrate::volume)).collect()),
         ..PodSpec::default()
     }
+}
+
+fn database_volume() -> Volume {
+    Volume {
+        name: "database".to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(ENGINE_DB_SECRET.to_owned()),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+/// Whether there is a key for the model that tells narratives.
+fn has_key(settings: &Settings) -> bool {
+    settings.engine_narrate.as_ref().is_some_and(|narrate| narrate.key_file.is_some())
 }
 
 fn container(tenant: &ValidTenant, size: &ValidEngine, settings: &Settings) -> Container {
@@ -147,7 +158,14 @@ fn container(tenant: &ValidTenant, size: &ValidEngine, settings: &Settings) -> C
         image: Some(settings.engine_image.clone()),
         image_pull_policy: Some(settings.engine_image_pull_policy.clone()),
         command: Some(vec!["/usr/local/bin/engine".to_owned()]),
-        args: Some(arguments.into_iter().flatten().map(str::to_owned).collect()),
+        args: Some(
+            arguments
+                .into_iter()
+                .flatten()
+                .map(str::to_owned)
+                .chain(settings.engine_narrate.iter().flat_map(narrate::arguments))
+                .collect(),
+        ),
         env: Some(settings.engine_environment.iter().map(|(name, value)| variable(name, value)).collect()),
         ports: Some(vec![port("http", API_PORT), port("health", HEALTH_PORT)]),
         resources: Some(ResourceRequirements {
@@ -173,13 +191,17 @@ fn container(tenant: &ValidTenant, size: &ValidEngine, settings: &Settings) -> C
             }),
             ..Lifecycle::default()
         }),
-        volume_mounts: Some(vec![VolumeMount {
-            name: "database".to_owned(),
-            mount_path: SECRET_DIRECTORY.to_owned(),
-            read_only: Some(true),
-            ..VolumeMount::default()
-        }]),
+        volume_mounts: Some([database_mount()].into_iter().chain(has_key(settings).then(narrate::mount)).collect()),
         ..Container::default()
+    }
+}
+
+fn database_mount() -> VolumeMount {
+    VolumeMount {
+        name: "database".to_owned(),
+        mount_path: SECRET_DIRECTORY.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
     }
 }
 

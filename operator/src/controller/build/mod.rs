@@ -4,6 +4,7 @@
 mod access;
 mod engine;
 mod namespace;
+mod narrate;
 mod policy;
 mod quota;
 
@@ -28,6 +29,12 @@ pub const ENGINE: &str = "engine";
 pub const ENGINE_DB_SECRET: &str = "engine-db";
 /// Its key.
 pub const ENGINE_DB_KEY: &str = "url";
+/// The Secret with the key to the model that tells narratives.
+pub const NARRATE_SECRET: &str = "engine-narrate";
+/// Its key.
+pub const NARRATE_KEY: &str = "api-key";
+/// While the password is rotated: the URL with the new one, beside the other.
+pub const ENGINE_DB_NEXT_KEY: &str = "url-next";
 /// On the pods: changes with the Secret, so that a new password rolls them.
 pub const LOGIN_ANNOTATION: &str = "stellar-memory.dev/database-login";
 /// The engine's API.
@@ -90,6 +97,8 @@ pub fn with_login(mut deployment: Deployment, checksum: &str) -> Deployment {
     }
     deployment
 }
+
+pub use narrate::secret as narrate_secret;
 
 /// The labels of every object of a tenant.
 pub fn labels(tenant: &str) -> BTreeMap<String, String> {

@@ -1,5 +1,5 @@
 //! Network policies of a tenant's namespace: nothing by default; in from the gateway, out to DNS and Postgres (and to
-//! the collector of traces, if there is one).
+//! the collector of traces and the model that tells narratives, if there are such).
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -42,6 +42,8 @@ pub(super) fn engine(tenant: &ValidTenant, settings: &Settings) -> NetworkPolicy
     let (host, port) = settings.engine_database();
     let mut egress = vec![dns(), towards(&host, port, settings)];
     egress.extend(settings.engine_traces.iter().map(|(host, port)| towards(host, *port, settings)));
+    let narrate = settings.engine_narrate.iter().map(|narrate| &narrate.address);
+    egress.extend(narrate.map(|(host, port)| towards(host, *port, settings)));
     NetworkPolicy {
         metadata: metadata(tenant, ENGINE),
         spec: Some(NetworkPolicySpec {

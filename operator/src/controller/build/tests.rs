@@ -10,6 +10,7 @@ use crate::{
     controller::validate::{Resources, ValidEngine},
     database::TenantLimits,
     postgres_url::Address,
+    settings::Narrate,
 };
 
 fn amount(cpu: &str, memory: &str) -> Resources {
@@ -26,7 +27,15 @@ fn tenant(replicas: i32) -> ValidTenant {
         owner: OwnerReference { name: "acme".to_owned(), uid: "uid".to_owned(), ..OwnerReference::default() },
         tier: "pro".parse().expect("a name"),
         suspended: false,
-        limits: TenantLimits { max_memories: 1, max_agents: 1, max_api_keys: 1, requests_per_minute: 1 },
+        rotation: 0,
+        limits: TenantLimits {
+            max_memories: 1,
+            max_agents: 1,
+            max_api_keys: 1,
+            requests_per_minute: 1,
+            max_sockets: 1,
+            socket_messages_per_second: 1,
+        },
         engine: EnginePlan::Dedicated(ValidEngine {
             replicas,
             requests: amount("50m", "96Mi"),
@@ -48,6 +57,7 @@ fn settings() -> Settings {
         engine_connections: 8,
         engine_environment: vec![("LOG_FORMAT", "json".to_owned())],
         engine_traces: Some(("otel.monitoring.svc.cluster.local".to_owned(), 4318)),
+        engine_narrate: None,
         cluster_domain: "cluster.local".to_owned(),
         drain: std::time::Duration::from_secs(30),
         key_overlap: std::time::Duration::ZERO,
@@ -123,6 +133,35 @@ fn nothing_passes_but_what_is_listed() {
     let traces = &engine["spec"]["egress"][2];
     assert_eq!(traces["ports"][0]["port"], 4318);
     assert_eq!(traces["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "monitoring");
+}
+
+#[test]
+fn a_model_for_narratives_is_reached_and_its_key_is_a_file() {
+    let narrate = Narrate {
+        url: "https://llm.example.com/v1".to_owned(),
+        model: "small".to_owned(),
+        key_file: Some("/etc/key".into()),
+        address: ("llm.example.com".to_owned(), 443),
+    };
+    let with = |narrate| run(&tenant(1), &Settings { engine_narrate: narrate, ..settings() }).expect("dedicated");
+    let desired = with(Some(narrate.clone()));
+    let pod = json(&desired.deployment)["spec"]["template"]["spec"].clone();
+    let arguments = pod["containers"][0]["args"].to_string();
+    assert!(
+        arguments.contains(r#""--narrate-url","https://llm.example.com/v1","--narrate-model","small""#),
+        "{arguments}"
+    );
+    assert!(arguments.contains(r#""--narrate-api-key-file","/etc/stellar-memory/narrate/api-key""#), "{arguments}");
+    assert_eq!(pod["volumes"][1]["secret"]["secretName"], "engine-narrate");
+    assert_eq!(pod["containers"][0]["volumeMounts"][1]["mountPath"], "/etc/stellar-memory/narrate");
+    let egress = json(&desired.policies[1])["spec"]["egress"].clone();
+    assert_eq!((egress.as_array().map(Vec::len), &egress[3]["ports"][0]["port"]), (Some(4), &443.into()));
+
+    let keyless = with(Some(Narrate { key_file: None, ..narrate }));
+    let pod = json(&keyless.deployment)["spec"]["template"]["spec"].clone();
+    assert_eq!(pod["volumes"].as_array().map(Vec::len), Some(1));
+    assert!(!pod["containers"][0]["args"].to_string().contains("api-key"));
+    assert_eq!(json(&narrate_secret(&tenant(1), "sk-1\n"))["data"]["api-key"], "c2stMQ==");
 }
 
 #[test]

@@ -1,23 +1,12 @@
 //! A status tells the story, and does not flap.
 
-use crds::{DeletionPolicy, TenantSpec};
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::database::DatabaseError;
+use crate::{controller::sample, database::DatabaseError};
 
 fn tenant() -> Tenant {
-    let spec = TenantSpec {
-        tier: "pro".to_owned(),
-        user_id: None,
-        display_name: None,
-        suspended: false,
-        deletion_policy: DeletionPolicy::Retain,
-        limits: None,
-        engine: None,
-    };
-    let mut tenant = Tenant::new("acme", spec);
-    tenant.metadata.uid = Some("6f1d4b0e-8a52-4e0c-9d54-0b6a2f6f9f11".to_owned());
+    let mut tenant = sample::tenant("pro");
     tenant.metadata.generation = Some(3);
     tenant
 }

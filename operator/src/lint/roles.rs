@@ -1,0 +1,96 @@
+//! The product's roles: what they are, what they are members of, and with which settings their sessions begin.
+
+use super::{Check, Rule};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        rule: Rule::error("role-missing", "the role is gone: create it as migrations/0001_roles.sql does, and grant again"),
+        sql: "SELECT name, '' FROM unnest(ARRAY['stellar_owner', 'stellar_maintainer', 'stellar_role_manager',
+                  'stellar_tenants', 'stellar_pool', 'stellar_gateway', 'stellar_operator']) AS wanted (name)
+              WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = wanted.name)",
+    },
+    Check {
+        rule: Rule::error(
+            "role-attribute",
+            "it has {detail}, which passes policies or grants: ALTER ROLE {object} with NO before each, NOLOGIN \
+             for LOGIN",
+        ),
+        sql: concat!(
+            "SELECT quote_ident(r.rolname), found.attributes
+             FROM pg_roles r CROSS JOIN LATERAL (SELECT concat_ws(', ',
+                 CASE WHEN r.rolsuper THEN 'SUPERUSER' END,
+                 CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END,
+                 CASE WHEN r.rolreplication THEN 'REPLICATION' END,
+                 CASE WHEN r.rolcreatedb THEN 'CREATEDB' END,
+                 CASE WHEN r.rolcreaterole AND r.rolname <> 'stellar_role_manager' THEN 'CREATEROLE' END,
+                 CASE WHEN r.rolcanlogin AND r.rolname IN
+                     ('stellar_owner', 'stellar_maintainer', 'stellar_role_manager', 'stellar_tenants') THEN 'LOGIN' END
+             ) AS attributes) AS found
+             WHERE found.attributes <> '' AND r.rolname ~ ",
+            product_roles!()
+        ),
+    },
+    Check {
+        rule: Rule::error(
+            "membership-unexpected",
+            "{detail}, which no migration grants and which hands over all rights of that role: REVOKE the one \
+             role FROM the other",
+        ),
+        // Administrators are the owner of the database, who ran the migrations, and superusers, whom nothing binds.
+        sql: concat!(
+            "SELECT member.rolname::text, 'it is a member of ' || r.rolname || CASE
+                WHEN m.admin_option THEN ' with admin option' ELSE '' END
+             FROM pg_auth_members m JOIN pg_roles member ON member.oid = m.member JOIN pg_roles r ON r.oid = m.roleid
+             WHERE (member.rolname ~ ", product_roles!(), " OR r.rolname ~ ", product_roles!(), ")
+                 AND NOT (r.rolname = 'stellar_tenants' AND member.rolname = 'stellar_role_manager')
+                 AND NOT (r.rolname = 'stellar_tenants' AND member.rolname ~ '^t_[0-9a-f]{32}$' AND NOT m.admin_option)
+                 AND NOT (r.rolname ~ '^t_[0-9a-f]{32}$' AND member.rolname = 'stellar_role_manager')
+                 AND NOT (member.rolname !~ ", product_roles!(), " AND (
+                     member.rolsuper
+                     OR member.oid = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database())
+                     OR member.oid = (SELECT c.relowner FROM pg_class c
+                         WHERE c.relname = '_sqlx_migrations' AND c.relnamespace = to_regnamespace('public'))))"
+        ),
+    },
+    Check {
+        rule: Rule::warning(
+            "membership-missing",
+            "without it no tenant can be made: GRANT stellar_tenants TO stellar_role_manager WITH ADMIN OPTION",
+        ),
+        sql: "SELECT 'stellar_role_manager', '' WHERE NOT EXISTS (
+                  SELECT FROM pg_auth_members m JOIN pg_roles member ON member.oid = m.member JOIN pg_roles r
+                      ON r.oid = m.roleid
+                  WHERE r.rolname = 'stellar_tenants' AND member.rolname = 'stellar_role_manager' AND m.admin_option)",
+    },
+    Check {
+        rule: Rule::error(
+            "role-setting",
+            "its sessions begin with a {detail} of their own, before any policy is asked: ALTER ROLE {object} \
+             RESET {detail}",
+        ),
+        // A value may be a secret: only names are told. Time and memory harm nobody.
+        sql: concat!(
+            "SELECT quote_ident(r.rolname), split_part(setting, '=', 1)
+             FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+             CROSS JOIN LATERAL unnest(s.setconfig) AS setting
+             WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+                 AND split_part(setting, '=', 1) NOT IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
+                     'idle_in_transaction_session_timeout', 'idle_session_timeout', 'work_mem', 'maintenance_work_mem')
+                 AND r.rolname ~ ",
+            product_roles!()
+        ),
+    },
+    Check {
+        rule: Rule::error(
+            "database-setting",
+            "every session begins with a {detail} of {object}, tenants' sessions too: ALTER DATABASE (or ROLE \
+             ALL) RESET {detail}",
+        ),
+        sql: "SELECT CASE WHEN s.setdatabase = 0 THEN 'all roles' ELSE 'the database' END, split_part(setting, '=', 1)
+              FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) AS setting
+              WHERE s.setrole = 0
+                  AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+                  AND (split_part(setting, '=', 1) IN ('role', 'session_authorization', 'session_replication_role', 'row_security')
+                      OR split_part(setting, '=', 1) LIKE 'app.%')",
+    },
+];
