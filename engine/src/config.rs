@@ -6,9 +6,12 @@ use std::{
     time::Duration,
 };
 
+use axum::http::Uri;
 use clap::{Parser, ValueEnum};
 use telemetry::LogFormat;
 use tenancy::TenantId;
+
+use crate::narrator::Endpoint;
 
 /// The memory engine of stellar-memory: stores and recalls, one transaction a request, under the tenant's identity.
 #[derive(Parser)]
@@ -62,6 +65,27 @@ pub struct Config {
     #[arg(long, env = "ENGINE_REQUEST_TIMEOUT", default_value = "15", value_parser = seconds)]
     pub request_timeout: Duration,
 
+    /// How long an import may take, in seconds.
+    #[arg(long, env = "ENGINE_IMPORT_TIMEOUT", default_value = "300", value_parser = seconds)]
+    pub import_timeout: Duration,
+
+    /// Base URL of an OpenAI-compatible API that tells narratives, such as https://llm.example.com/v1. Without it they are
+    /// composed of the memories themselves, as they also are whenever it fails.
+    #[arg(long, env = "ENGINE_NARRATE_URL", requires = "narrate_model")]
+    pub narrate_url: Option<String>,
+
+    /// The model to ask for there.
+    #[arg(long, env = "ENGINE_NARRATE_MODEL", requires = "narrate_url")]
+    pub narrate_model: Option<String>,
+
+    /// A file with the key to send there; read for each request.
+    #[arg(long, env = "ENGINE_NARRATE_API_KEY_FILE", requires = "narrate_url")]
+    pub narrate_api_key_file: Option<PathBuf>,
+
+    /// How long the model may take, in seconds; at most four fifths of the request's own time.
+    #[arg(long, env = "ENGINE_NARRATE_TIMEOUT", default_value = "10", value_parser = seconds)]
+    pub narrate_timeout: Duration,
+
     /// How long requests that run may go on when the engine is asked to end, in seconds.
     #[arg(long, env = "ENGINE_DRAIN", default_value = "20", value_parser = seconds)]
     pub drain: Duration,
@@ -77,6 +101,17 @@ pub struct Config {
     "local mode asks for no key and so listens on loopback only, not on {0}: add --allow-remote if everybody who reaches it may read and write"
 )]
 pub struct NotLoopback(SocketAddr);
+
+/// Why a URL does not do for narratives. It is not repeated: it may hold a password.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NarrateUrl {
+    /// It is none, or of another scheme.
+    #[error("--narrate-url must be a URL such as https://llm.example.com/v1")]
+    NoUrl,
+    /// It has a user, a password or a query.
+    #[error("--narrate-url must hold no user, password or query: the key goes into the file of --narrate-api-key-file")]
+    Secret,
+}
 
 /// Whom an engine serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -115,9 +150,31 @@ impl Config {
         self.health_listen.unwrap_or_else(|| self.default_address(9090))
     }
 
+    /// Where narratives are asked for.
+    ///
+    /// # Errors
+    /// When the URL is no base URL, or holds a secret.
+    pub fn narrate_endpoint(&self) -> Result<Option<Endpoint>, NarrateUrl> {
+        let (Some(url), Some(model)) = (&self.narrate_url, &self.narrate_model) else { return Ok(None) };
+        // What composes the narrative instead needs time, too.
+        let timeout = self.narrate_timeout.min(self.request_timeout.mul_f64(0.8));
+        let key_file = self.narrate_api_key_file.clone();
+        Ok(Some(Endpoint { url: base_url(url)?, model: model.clone(), key_file, timeout }))
+    }
+
     fn default_address(&self, port: u16) -> SocketAddr {
         let ip = if self.mode == Mode::Local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
         SocketAddr::from((ip, port))
+    }
+}
+
+fn base_url(text: &str) -> Result<Uri, NarrateUrl> {
+    let url: Uri = text.parse().map_err(|_| NarrateUrl::NoUrl)?;
+    let host = url.authority().filter(|_| matches!(url.scheme_str(), Some("http" | "https")));
+    match host {
+        None => Err(NarrateUrl::NoUrl),
+        Some(host) if host.as_str().contains('@') || url.query().is_some() => Err(NarrateUrl::Secret),
+        Some(_) => Ok(url),
     }
 }
 
@@ -163,6 +220,24 @@ mod tests {
         assert_eq!(address(&["--listen", "[::1]:80"]).as_deref(), Some("[::1]:80"));
         assert_eq!(address(&["--listen", "0.0.0.0:80"]), None);
         assert_eq!(address(&["--listen", "0.0.0.0:80", "--allow-remote"]).as_deref(), Some("0.0.0.0:80"));
+    }
+
+    #[test]
+    fn a_narrating_model_needs_a_name_and_a_url_without_a_secret() {
+        let config = |args: &[&str]| Config::try_parse_from([&["engine", "--mode", "pooled"], args].concat()).ok();
+        let model = ["--narrate-model", "small"];
+        assert!(config(&["--narrate-url", "https://llm.example.com/v1"]).is_none() && config(&model).is_none());
+        let endpoint = |url: &str| {
+            let config = config(&[&["--request-timeout", "5", "--narrate-url", url][..], &model].concat());
+            config.map(|config| config.narrate_endpoint().map(|endpoint| endpoint.map(|endpoint| endpoint.timeout)))
+        };
+        assert_eq!(endpoint("http://llm.ai:8000/v1"), Some(Ok(Some(Duration::from_secs(4)))));
+        for url in ["llm.example.com", "ftp://llm.example.com", "http://", ""] {
+            assert_eq!(endpoint(url), Some(Err(NarrateUrl::NoUrl)), "{url}");
+        }
+        for url in ["https://u:p@llm.example.com/v1", "https://llm.example.com/?k=1"] {
+            assert_eq!(endpoint(url), Some(Err(NarrateUrl::Secret)), "{url}");
+        }
     }
 
     #[test]

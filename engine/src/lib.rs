@@ -1,16 +1,18 @@
 //! The memory engine: stores and recalls memories of tenants.
 //!
 //! `http` is the API, `memory` the rules, `recall` the ranking, `index` the cache that finds, `store` all SQL, `activity`
-//! what follows from being used. Every row is in Postgres before a write is acknowledged; everything else is a cache. An
+//! what follows from being used, `narrator` the way to a language model. Every row is in Postgres before a write is acknowledged; everything else is a cache. An
 //! engine holds no key and no master key: it passes the capability of each request on to Postgres, which decides.
 
 pub mod activity;
 pub mod config;
+pub mod follow;
 pub mod http;
 pub mod index;
 pub mod local;
 pub mod memory;
 pub mod metrics;
+pub mod narrator;
 pub mod recall;
 pub mod server;
 pub mod store;

@@ -13,7 +13,9 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{activity::ActivityMetrics, http::HttpMetrics, index::IndexMetrics, store::StoreMetrics};
+use crate::{
+    activity::ActivityMetrics, http::HttpMetrics, index::IndexMetrics, narrator::NarratorMetrics, store::StoreMetrics,
+};
 
 /// All metrics, by who counts them.
 #[derive(Clone)]
@@ -23,12 +25,14 @@ pub struct Metrics {
     pool_idle: Gauge,
     /// Requests.
     pub http: HttpMetrics,
-    /// Stores.
+    /// Writes.
     pub store: StoreMetrics,
     /// The index.
     pub index: IndexMetrics,
     /// Recalls and zones.
     pub activity: ActivityMetrics,
+    /// Narratives.
+    pub narrator: NarratorMetrics,
 }
 
 fn seconds() -> Histogram {
@@ -45,8 +49,8 @@ impl Default for Metrics {
         registry.register("http_requests", "Requests answered, by route and class of status", http.requests.clone());
         registry.register_with_unit("http_request", "Time until the answer began", Unit::Seconds, http.seconds.clone());
 
-        let store = StoreMetrics { batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 7)) };
-        registry.register("store_batch_size", "Stores that went into one transaction", store.batch_size.clone());
+        let store = StoreMetrics { batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 11)) };
+        registry.register("store_batch_size", "Operations that went into one transaction", store.batch_size.clone());
 
         let index = IndexMetrics {
             tenants: Gauge::default(),
@@ -81,10 +85,17 @@ impl Default for Metrics {
         registry.register("recalls_dropped", "Recalls that could not be counted", activity.recalls_dropped.clone());
         registry.register("zone_moves", "Memories moved between zones", activity.zone_moves.clone());
 
+        let narrator = NarratorMetrics { narratives: Family::default() };
+        registry.register(
+            "narratives",
+            "Narratives told, by whom: a model, the memories themselves, or these because the model failed",
+            narrator.narratives.clone(),
+        );
+
         let (pool_open, pool_idle) = (Gauge::default(), Gauge::default());
         registry.register("pool_connections", "Connections to Postgres that are open", pool_open.clone());
         registry.register("pool_connections_idle", "Connections to Postgres that nobody uses now", pool_idle.clone());
-        Self { registry: Arc::new(registry), pool_open, pool_idle, http, store, index, activity }
+        Self { registry: Arc::new(registry), pool_open, pool_idle, http, store, index, activity, narrator }
     }
 }
 

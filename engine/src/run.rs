@@ -1,12 +1,13 @@
 //! The program: parts put together, started, and ended in order.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tenancy::{LOCAL_TENANT, TenantId};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::Semaphore,
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -14,10 +15,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use engine::{
     activity::Activity,
     config::{Config, Mode},
-    http::{Api, LocalCaller, Readiness, health_router, local_router, router},
+    follow::Logs,
+    http::{Api, LocalCaller, Readiness, WHOLE_IMPORTS, health_router, local_router, router},
     index::Indexes,
     local::{EmbeddedPostgres, Local},
     metrics::Metrics,
+    narrator::Narrator,
     server::serve,
     store::{Coalescer, Database, Store, follow_url},
 };
@@ -39,6 +42,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let (readiness, metrics) = (Readiness::default(), Metrics::default());
     let health_stop = CancellationToken::new();
     let api_address = config.api_address()?;
+    config.narrate_endpoint()?;
     let listener = listen(config.health_address()).await?;
     let health = health_router(readiness.clone(), metrics.clone());
     tasks.spawn(serve(listener, health, HEALTH_CLIENTS, Duration::from_secs(1), health_stop.clone()).map_outcome());
@@ -46,9 +50,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     if let Some(source) = source(&config, &stop).await? {
         let Source { database, only, local, postgres } = source;
         let store = Store::new(&database, config.connections(), only);
-        if let Some(path) = config.database_url_file.clone().filter(|_| config.mode != Mode::Local) {
-            tasks.spawn(follow_url(path, database, store.clone(), stop.clone()));
-        }
+        tasks.spawn(follow_url(store.clone(), stop.clone()));
         let served = match listen(api_address).await {
             Ok(listener) => serve_api(&config, store, local, listener, readiness, metrics, &stop).await,
             Err(error) => Err(error),
@@ -102,18 +104,28 @@ async fn serve_api(
     stop: &CancellationToken,
 ) -> Result<()> {
     let tracker = TaskTracker::new();
+    let logs = Logs::new(store.clone());
+    let store = store.telling(Arc::new(logs.clone()));
     let indexes = Indexes::new(store.clone(), tracker.clone(), config.index_memory, metrics.index.clone());
     let activity = Activity::new(store.clone(), indexes.clone(), metrics.activity.clone());
     let coalescer = Coalescer::new(store.clone(), tracker.clone(), metrics.store.clone());
     let api = Api {
         store: store.clone(),
         coalescer,
+        logs: logs.clone(),
         indexes,
         activity: activity.clone(),
         metrics: metrics.http.clone(),
+        narrator: Narrator::new(config.narrate_endpoint()?, metrics.narrator.clone())?,
+        whole_imports: Arc::new(Semaphore::new(WHOLE_IMPORTS)),
         request_timeout: config.request_timeout,
+        import_timeout: config.import_timeout,
         closing: stop.clone(),
     };
+    let looking = tokio::spawn({
+        let stop = stop.clone();
+        async move { logs.look_regularly(stop).await }
+    });
     let activity_stop = CancellationToken::new();
     let worker = tokio::spawn({
         let (activity, stop) = (activity.clone(), activity_stop.clone());
@@ -126,13 +138,18 @@ async fn serve_api(
         stop.cancelled().await;
         readiness.stopping();
     };
-    let router = match local {
-        Some(caller) => local_router(router(api), caller),
-        None => router(api),
+    let rooms = local.as_ref().map(|caller| caller.rooms(api.clone(), stop.clone()));
+    let router = match (local, rooms.clone()) {
+        (Some(caller), Some(rooms)) => local_router(router(api), caller, rooms),
+        _ => router(api),
     };
     let serving = serve(listener, router, config.max_clients, config.drain, stop.clone());
     let (served, ()) = tokio::join!(serving, unready);
     served.context("serve the API")?;
+    if let Some(rooms) = rooms {
+        rooms.ended(config.drain).await;
+    }
+    looking.await.context("the look at where logs end")?;
 
     activity_stop.cancel();
     worker.await.context("the worker of notes")?;

@@ -4,10 +4,9 @@
 use std::{io, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
@@ -16,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 64;
 const MAX_BUFFER: usize = 64 * 1024;
+const MAX_STREAMS: u32 = 100_000;
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// A full table of file descriptors empties again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -33,8 +34,19 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(max_clients.clamp(1, Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_headers(MAX_HEADERS).max_buf_size(MAX_BUFFER);
+    // HTTP/2 is for the gateway's rooms, which wait for news by the thousand over one connection.
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_BUFFER);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_BUFFER as u32)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
     loop {
         let place = tokio::select! {
             place = places.clone().acquire_owned() => place.map_err(io::Error::other)?,
@@ -54,8 +66,9 @@ pub async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
-        let connection = graceful.watch(connection);
+        let connection =
+            http.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let connection = graceful.watch(connection.into_owned());
         connections.spawn(async move {
             // A client that sends rubbish or hangs up is no event of ours.
             if let Err(error) = connection.await {

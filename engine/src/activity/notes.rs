@@ -110,7 +110,7 @@ mod tests {
 
     fn caller() -> Caller {
         let capability = Capability::parse(&"ab".repeat(32)).expect("64 hex digits");
-        Caller { tenant: LOCAL_TENANT, capability, agent: None }
+        Caller { tenant: LOCAL_TENANT, capability, agent: None, key: None }
     }
 
     #[test]

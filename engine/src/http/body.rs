@@ -8,7 +8,7 @@ use axum::{
 use serde::de::DeserializeOwned;
 use tenancy::ProblemType;
 
-use super::{ApiError, MAX_BODY_BYTES};
+use super::ApiError;
 
 /// A body that is sent as JSON: its bytes. [`JsonBody::read`] parses it.
 pub(super) struct JsonBody(pub(super) Bytes);
@@ -40,7 +40,20 @@ impl JsonBody {
             Some(_) => {}
         }
         // The message speaks of the client's own text: field names, line and column.
-        serde_json::from_slice(&self.0).map_err(|error| invalid(format!("the body is not valid: {error}")))
+        serde_json::from_slice(&self.0).map_err(|error| match self.field_at(&error) {
+            Some(field) => invalid(format!("the body is not valid: `{field}`: {error}")),
+            None => invalid(format!("the body is not valid: {error}")),
+        })
+    }
+}
+
+impl JsonBody {
+    /// The field whose value is of a wrong type: the last name before the place that the error tells.
+    fn field_at(&self, error: &serde_json::Error) -> Option<&str> {
+        let text = std::str::from_utf8(&self.0).ok().filter(|_| error.is_data() && error.line() == 1)?;
+        let (before, _) = text.get(..error.column())?.rsplit_once("\":")?;
+        let (_, name) = before.rsplit_once('"')?;
+        (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')).then_some(name)
     }
 }
 
@@ -51,7 +64,7 @@ fn is_json(content_type: &str) -> bool {
 
 fn refused(rejection: &BytesRejection) -> ApiError {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        ApiError::new(ProblemType::PayloadTooLarge, format!("the body must not exceed {MAX_BODY_BYTES} bytes"))
+        ApiError::new(ProblemType::PayloadTooLarge, "the body is larger than is taken here")
     } else {
         ApiError::new(ProblemType::InvalidRequest, "the body could not be read to its end")
     }
@@ -71,6 +84,8 @@ mod tests {
         assert!(detail(r#"{"content":"x","tenant":"y"}"#).contains("unknown field `tenant`"));
         assert!(detail("{}").contains("missing field `content`"));
         assert!(detail(r#"{"content":"x","content":"y"}"#).contains("duplicate field `content`"));
+        assert!(detail(r#"{"content":"x","metadata":[]}"#).contains("`metadata`: invalid type"));
+        assert!(detail(r#"{"content":7}"#).contains("`content`: invalid type"));
         assert!(detail(r#"["x"]"#).contains("object"));
         assert!(detail("  ").contains("empty"));
         assert!(detail(r#"{"content":"\ud800"}"#).contains("not valid"));

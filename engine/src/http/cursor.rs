@@ -1,4 +1,4 @@
-//! Cursors: where a page ended, as an opaque text. Bytes: kind, key (8), id (16); base64url without padding.
+//! Cursors: where a page ended, as an opaque text: base64url without padding. Bytes of most: kind, key (8), id (16).
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use time::OffsetDateTime;
@@ -6,11 +6,12 @@ use uuid::Uuid;
 
 use crate::{
     memory::{AnchoredScore, Invalid},
-    store::{ListAfter, TimeAfter},
+    store::{AuditAfter, ListAfter, TimeAfter},
 };
 
 const BY_SCORE: u8 = 1;
 const BY_TIME: u8 = 2;
+const OF_AUDIT: u8 = 3;
 
 /// A place in a list that a text can carry.
 pub(super) trait Cursor: Sized {
@@ -33,15 +34,46 @@ impl Cursor for ListAfter {
 
 impl Cursor for TimeAfter {
     fn encode(self) -> String {
-        // Postgres counts microseconds.
-        join(BY_TIME, (self.at.unix_timestamp_nanos() / 1000) as i64, self.id)
+        join(BY_TIME, microseconds(self.at), self.id)
     }
 
     fn decode(text: &str) -> Result<Self, Invalid> {
         let (key, id) = split(BY_TIME, text)?;
-        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(key) * 1000).map_err(|_| unknown())?;
-        Ok(Self { at, id })
+        Ok(Self { at: instant(key)?, id })
     }
+}
+
+/// Bytes: kind, number of the change (8), instant (8) and id (16) of the audit's entry.
+impl Cursor for AuditAfter {
+    fn encode(self) -> String {
+        let (at, id) = self.audit;
+        let mut bytes = vec![OF_AUDIT];
+        bytes.extend(self.seq.to_be_bytes());
+        bytes.extend(microseconds(at).to_be_bytes());
+        bytes.extend(id.as_bytes());
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn decode(text: &str) -> Result<Self, Invalid> {
+        let bytes: [u8; 33] =
+            BASE64_URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(unknown)?;
+        let (seq, rest) = bytes[1..].split_first_chunk().ok_or_else(unknown)?;
+        let (at, id) = rest.split_first_chunk().ok_or_else(unknown)?;
+        if bytes[0] != OF_AUDIT {
+            return Err(unknown());
+        }
+        let id = Uuid::from_slice(id).map_err(|_| unknown())?;
+        Ok(Self { seq: i64::from_be_bytes(*seq), audit: (instant(i64::from_be_bytes(*at))?, id) })
+    }
+}
+
+/// Postgres counts microseconds.
+fn microseconds(at: OffsetDateTime) -> i64 {
+    (at.unix_timestamp_nanos() / 1000) as i64
+}
+
+fn instant(microseconds: i64) -> Result<OffsetDateTime, Invalid> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(microseconds) * 1000).map_err(|_| unknown())
 }
 
 fn join(kind: u8, key: i64, id: Uuid) -> String {
@@ -81,6 +113,10 @@ mod tests {
             let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).expect("in range");
             prop_assert_eq!(TimeAfter::decode(&TimeAfter { at, id }.encode()), Ok(TimeAfter { at, id }));
             prop_assert!(TimeAfter::decode(&by_score.encode()).is_err());
+            for of_audit in [AuditAfter { seq: micros, audit: (at, id) }, AuditAfter::start()] {
+                prop_assert_eq!(AuditAfter::decode(&of_audit.encode()), Ok(of_audit));
+                prop_assert!(TimeAfter::decode(&of_audit.encode()).is_err());
+            }
         }
 
         #[test]

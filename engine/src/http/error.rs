@@ -35,7 +35,8 @@ impl ApiError {
     }
 }
 
-fn problem(error: ApiError) -> Problem {
+/// The error as the client reads it.
+pub(super) fn problem(error: ApiError) -> Problem {
     match error {
         ApiError::Problem(problem) => *problem,
         ApiError::Invalid(invalid) => {
@@ -68,8 +69,11 @@ fn store_problem(error: &StoreError) -> Problem {
         }
         StoreError::KeyReused => Problem::new(
             ProblemType::Conflict,
-            "this Idempotency-Key was used with another body: send a new key, or the first body again",
+            "this Idempotency-Key or op_id was used for something else: send a new one, or the same request again",
         ),
+        StoreError::IdTaken => {
+            Problem::new(ProblemType::Conflict, "there is a memory of that id already: update it, or choose a new id")
+        }
         StoreError::Unavailable { doing, .. } => {
             tracing::warn!(error = crate::error_chain(error), doing, "the database is not available");
             let changed =
@@ -105,6 +109,7 @@ pub fn problem_response(problem: &Problem) -> Response {
     let mut response = (status, Json(problem)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if problem.kind == ProblemType::Unavailable {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
     }

@@ -2,31 +2,53 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
-use tenancy::ProblemType;
-use uuid::Uuid;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::{Api, ApiError, params::Params, tenant_request::TenantRequest};
-use crate::store::Access;
+use super::{Api, ApiError, idempotency, memory::MemoryId, params::Params, tenant_request::TenantRequest};
+use crate::store::{What, Write};
 
-/// `removed: true` once the memory is gone for good. What is no id answers as an unknown id, and so does another tenant's.
+/// A memory that is gone.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Removed {
+    /// True.
+    removed: bool,
+    /// The number of the change.
+    #[schema(value_type = i64, example = 42)]
+    seq: Option<i64>,
+}
+
+/// Forgets a memory
+///
+/// `removed: true` and the number of the change once the memory is gone for good. What is no id answers as an unknown id,
+/// and so does another tenant's. With an Idempotency-Key a retry gets the first answer.
+#[utoipa::path(delete, path = "/api/v1/forget/{id}", tag = "memories", operation_id = "forget",
+    params(("id" = Uuid, Path, description = "The memory")),
+    responses((status = 200, description = "It is gone", body = Removed)),
+    extensions(("x-problems" = json!(["not-found", "conflict"]))),
+)]
 pub(super) async fn forget(
     State(api): State<Api>,
     TenantRequest(caller): TenantRequest,
-    Path(id): Path<String>,
+    id: MemoryId,
+    headers: HeaderMap,
     params: Params,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     params.nothing_else()?;
-    let unknown = || ApiError::new(ProblemType::NotFound, "there is no memory of that id");
-    let id = Uuid::try_parse(&id).map_err(|_| unknown())?;
-    let mut tx = api.store.begin(&caller, Access::Write).await?;
-    let removed = tx.forget(id).await?;
-    tx.commit().await?;
-    if !removed {
-        return Err(unknown());
+    let id = id.known()?;
+    let once = idempotency::key(&headers)?.map(|key| key.once(format!("forget {id}").as_bytes()));
+    let written = api.coalescer.write_one(caller.clone(), Write { what: What::Remove { id, at: None }, once }).await?;
+    if !written.applied() {
+        return Err(MemoryId::unknown());
     }
     api.activity.seen(&caller);
-    Ok(Json(json!({ "removed": true })))
+    let mut response = Json(Removed { removed: true, seq: written.seq }).into_response();
+    if written.replayed {
+        idempotency::mark_replayed(response.headers_mut());
+    }
+    Ok(response)
 }

@@ -20,7 +20,16 @@ const MAX_LIMIT: i64 = 500;
 /// Beyond it, a cursor is the way: an offset reads all that it passes over.
 const MAX_OFFSET: i64 = 10_000;
 
-/// Memories by falling score, of one zone or all.
+/// Lists memories by falling score, of one zone or all.
+#[utoipa::path(get, path = "/api/v1/memories", tag = "memories", operation_id = "memories", params(
+    ("zone" = Option<i64>, Query, minimum = 0, maximum = 4, description = "0 core, 1 inner, 2 outer, 3 belt, 4 cloud"),
+    ("limit" = Option<i64>, Query, minimum = 1, maximum = 500, description = "Memories of a page, 50 by default"),
+    ("offset" = Option<i64>, Query, minimum = 0, maximum = 10_000,
+        description = "How many to pass over; not together with `cursor`, which is the faster way"),
+    ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+), responses(
+    (status = 200, description = "A page, with `total`", body = Page),
+))]
 pub(super) async fn memories(
     State(api): State<Api>,
     TenantRequest(caller): TenantRequest,

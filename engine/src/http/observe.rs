@@ -15,7 +15,7 @@ use prometheus_client::{
 use tenancy::{ProblemType, REQUEST_ID_HEADER, TENANT_HEADER};
 use tracing::{Instrument as _, field::Empty};
 
-use super::{Api, ApiError};
+use super::{Api, ApiError, IMPORT, changes};
 
 /// Labels of a request. Bounded: routes as registered, five classes of status.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -65,9 +65,15 @@ pub(super) async fn observe(State(api): State<Api>, request: Request, next: Next
         request.id = text(id.as_ref()),
     );
     telemetry::continue_from(&span, request.headers());
-    let answer = tokio::time::timeout(api.request_timeout, next.run(request).instrument(span.clone()));
+    let limit = match &*route {
+        // One that waits for news has that time besides.
+        changes::ROUTE => api.request_timeout + changes::WAIT_MOST,
+        route if route.ends_with(IMPORT) => api.import_timeout,
+        _ => api.request_timeout,
+    };
+    let answer = tokio::time::timeout(limit, next.run(request).instrument(span.clone()));
     let mut response = answer.await.unwrap_or_else(|_| {
-        span.in_scope(|| tracing::warn!(limit = ?api.request_timeout, "a request took too long"));
+        span.in_scope(|| tracing::warn!(?limit, "a request took too long"));
         let detail = "the request took too long; whether it was carried out is not known";
         ApiError::new(ProblemType::GatewayTimeout, detail).into_response()
     });

@@ -5,7 +5,7 @@ use tenancy::ProblemType;
 use time::OffsetDateTime;
 
 use super::ApiError;
-use crate::memory::{Invalid, instant, storable};
+use crate::memory::{Edge, Invalid, day_or_instant, storable};
 
 /// The parameters of a request, decoded, not yet claimed.
 pub(super) struct Params(Vec<(String, String)>);
@@ -49,9 +49,9 @@ impl Params {
         number.map(Some).ok_or_else(|| Invalid::new(name, format!("must be a number from {least} to {most}")))
     }
 
-    /// An instant, if given.
-    pub(super) fn instant(&mut self, name: &'static str) -> Result<Option<OffsetDateTime>, Invalid> {
-        self.text(name)?.map(|text| instant(name, &text)).transpose()
+    /// An instant, if given: a time, or a date of which `edge` is meant.
+    pub(super) fn moment(&mut self, name: &'static str, edge: Edge) -> Result<Option<OffsetDateTime>, Invalid> {
+        self.text(name)?.map(|text| day_or_instant(name, &text, edge)).transpose()
     }
 
     /// To be called when all known parameters are taken.

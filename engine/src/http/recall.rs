@@ -19,7 +19,17 @@ const MAX_QUERY_CHARS: usize = 1000;
 /// Some of what the index found may have been forgotten a moment ago.
 const SPARE: usize = 10;
 
-/// The memories that answer the query, the best first.
+/// Recalls the memories that answer a query, the best first
+///
+/// A recall sees every store that was acknowledged before it.
+#[utoipa::path(get, path = "/api/v1/recall", tag = "memories", operation_id = "recall", params(
+    ("q" = String, Query, min_length = 1, max_length = 1000, description = "What to recall, in any words",
+        example = "flying to lisbon"),
+    ("limit" = Option<i64>, Query, minimum = 1, maximum = 50, description = "The most memories, 5 by default"),
+    ("emotion" = Option<String>, Query, min_length = 1, max_length = 200, description = "A feeling to prefer"),
+), responses(
+    (status = 200, description = "Most relevant first", body = Vec<MemoryView>),
+))]
 pub(super) async fn recall(
     State(api): State<Api>,
     TenantRequest(caller): TenantRequest,

@@ -3,22 +3,43 @@
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-use sha2::{Digest, Sha256};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
 
-use super::{Api, ApiError, body::JsonBody, params::Params, tenant_request::TenantRequest};
+use super::{Api, ApiError, body::JsonBody, idempotency, params::Params, tenant_request::TenantRequest};
 use crate::{
-    memory::{Draft, Invalid},
-    store::Operation,
+    memory::Draft,
+    store::{What, Write, Written},
 };
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-const MAX_KEY_CHARS: usize = 255;
+/// A memory that was stored.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Stored {
+    /// The new memory.
+    id: Uuid,
+    /// From 0 (core) to 4 (cloud).
+    #[schema(value_type = u8, minimum = 0, maximum = 4, example = 2)]
+    zone: Option<u8>,
+    #[schema(value_type = f64, example = 0.425)]
+    score: Option<f64>,
+    /// The number of the change.
+    #[schema(value_type = i64, example = 42)]
+    seq: Option<i64>,
+}
 
-/// 201 with id, zone and score once the memory is durable. With an Idempotency-Key a retry gets the first answer.
+/// Stores a memory
+///
+/// 201 with id, zone, score and the number of the change once the memory is durable. With an Idempotency-Key a retry gets
+/// the first answer.
+#[utoipa::path(post, path = "/api/v1/store", tag = "memories", operation_id = "store",
+    request_body = Draft,
+    responses((status = 201, description = "It is durable", body = Stored)),
+    extensions(("x-problems" = json!(["memory-quota-reached", "conflict"]))),
+)]
 pub(super) async fn store(
     State(api): State<Api>,
     TenantRequest(caller): TenantRequest,
@@ -28,21 +49,13 @@ pub(super) async fn store(
 ) -> Result<Response, ApiError> {
     params.nothing_else()?;
     let memory = body.read::<Draft>()?.check()?;
-    let operation = operation(&headers, &body)?;
-    let stored = api.coalescer.store(caller.clone(), memory, operation).await?;
+    let once = idempotency::key(&headers)?.map(|key| key.once(&body.0));
+    let write = Write { what: What::Store(Box::new(memory)), once };
+    let Written { id, zone, score, seq, reason: _, replayed } = api.coalescer.write_one(caller.clone(), write).await?;
     api.activity.seen(&caller);
-    let mut response = (StatusCode::CREATED, Json(stored)).into_response();
-    if stored.replayed {
-        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    let mut response = (StatusCode::CREATED, Json(Stored { id, zone, score, seq })).into_response();
+    if replayed {
+        idempotency::mark_replayed(response.headers_mut());
     }
     Ok(response)
-}
-
-fn operation(headers: &HeaderMap, body: &JsonBody) -> Result<Option<Operation>, Invalid> {
-    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let Some(key) = given.next() else { return Ok(None) };
-    let id = key.to_str().ok().filter(|id| (1..=MAX_KEY_CHARS).contains(&id.len()) && given.next().is_none());
-    let id =
-        id.ok_or_else(|| Invalid::new("Idempotency-Key", "must be one header of 1 to 255 visible ASCII characters"))?;
-    Ok(Some(Operation { id: id.to_owned(), request_hash: Sha256::digest(&body.0).into() }))
 }

@@ -1,7 +1,8 @@
 //! Authentication's outcome as a value: a handler that needs a tenant takes a [`TenantRequest`].
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use tenancy::{AGENT_HEADER, CAPABILITY_HEADER, Capability, ProblemType, TENANT_HEADER};
+use tenancy::{AGENT_HEADER, CAPABILITY_HEADER, Capability, KEY_ID_HEADER, ProblemType, TENANT_HEADER};
+use uuid::Uuid;
 
 use super::ApiError;
 use crate::store::Caller;
@@ -26,6 +27,7 @@ impl<S: Send + Sync> FromRequestParts<S> for TenantRequest {
             )
         })?;
         let agent = header(AGENT_HEADER).map(|agent| agent.chars().take(MAX_AGENT_CHARS).collect());
-        Ok(Self(Caller { tenant, capability, agent }))
+        let key = header(KEY_ID_HEADER).and_then(|text| Uuid::try_parse(text).ok());
+        Ok(Self(Caller { tenant, capability, agent, key }))
     }
 }

@@ -11,20 +11,30 @@ use super::{
     view::{MemoryView, Page},
 };
 use crate::{
-    memory::Invalid,
+    memory::{Edge, Invalid},
     store::{Access, TimeAfter},
 };
 
 const DEFAULT_LIMIT: i64 = 100;
 const MAX_LIMIT: i64 = 500;
 
-/// Memories in the order in which they happened, from `start` to `end`, both included.
+/// Lists memories in the order in which they happened, from `start` to `end`, both included
+///
+/// Each is an RFC 3339 time with any offset, or a date: all of that day in UTC is then included.
+#[utoipa::path(get, path = "/api/v1/timeline", tag = "memories", operation_id = "timeline", params(
+    ("start" = Option<String>, Query, description = "RFC 3339, or a date", example = "2026-03-01T09:30:00Z"),
+    ("end" = Option<String>, Query, description = "RFC 3339, or a date", example = "2026-03-31"),
+    ("limit" = Option<i64>, Query, minimum = 1, maximum = 500, description = "Memories of a page, 100 by default"),
+    ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+), responses(
+    (status = 200, description = "A page, without `total`", body = Page),
+))]
 pub(super) async fn timeline(
     State(api): State<Api>,
     TenantRequest(caller): TenantRequest,
     mut params: Params,
 ) -> Result<Json<Page>, ApiError> {
-    let (start, end) = (params.instant("start")?, params.instant("end")?);
+    let (start, end) = (params.moment("start", Edge::Start)?, params.moment("end", Edge::End)?);
     let limit = params.number("limit", 1, MAX_LIMIT)?.unwrap_or(DEFAULT_LIMIT);
     let after = params.text("cursor")?.map(|text| TimeAfter::decode(&text)).transpose()?;
     params.nothing_else()?;

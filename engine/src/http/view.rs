@@ -3,34 +3,59 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::memory::Memory;
+use crate::memory::{LastWrite, Memory};
 
-/// One memory in an answer.
-#[derive(Serialize)]
+/// A memory as it is now.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Memory)]
 pub(super) struct MemoryView {
     id: Uuid,
+    #[schema(example = "Ada prefers night flights to Lisbon")]
     content: String,
+    /// From 0 (core) to 4 (cloud).
+    #[schema(minimum = 0, maximum = 4, example = 2)]
     zone: u8,
+    /// Falls with time, rises with recalls and importance.
+    #[schema(example = 0.42)]
     score: f64,
+    #[schema(minimum = 0.0, maximum = 1.0)]
     importance: f32,
+    #[schema(minimum = 0)]
     recall_count: i32,
-    /// Only in answers of a recall.
+    /// How well it answers, from 0 to 1, rounded to 4 places as the score is, so that equal answers look equal. Only in
+    /// answers of a recall.
+    #[schema(value_type = f32, required = false, minimum = 0.0, maximum = 1.0)]
     #[serde(skip_serializing_if = "Option::is_none")]
     relevance: Option<f32>,
+    #[schema(value_type = Object)]
     metadata: Map<String, Value>,
+    #[schema(required = true)]
     session: Option<String>,
+    #[schema(required = true)]
     speaker: Option<String>,
+    #[schema(required = true)]
     source: Option<String>,
+    #[schema(required = true)]
     emotion: Option<String>,
+    /// Who stored it.
+    #[schema(required = true)]
     agent: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     occurred_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
     last_recalled_at: Option<OffsetDateTime>,
+    /// The time of its last write, by which the next one wins or not.
+    #[serde(with = "time::serde::rfc3339")]
+    written_at: OffsetDateTime,
+    /// The agent of its last write.
+    #[schema(required = true)]
+    written_by: Option<String>,
 }
 
 impl MemoryView {
@@ -54,6 +79,7 @@ impl MemoryView {
             emotion,
             zone: _,
             score: _,
+            last_write: LastWrite { at: written_at, by: written_by },
         } = memory;
         Self {
             id,
@@ -62,7 +88,7 @@ impl MemoryView {
             score,
             importance,
             recall_count,
-            relevance,
+            relevance: relevance.map(rounded),
             metadata,
             session,
             speaker,
@@ -72,17 +98,27 @@ impl MemoryView {
             occurred_at,
             created_at,
             last_recalled_at,
+            written_at,
+            written_by,
         }
     }
 }
 
-/// A page of a list.
-#[derive(Serialize)]
+/// To 4 places.
+pub(super) fn rounded(value: f32) -> f32 {
+    ((f64::from(value) * 10_000.0).round() / 10_000.0) as f32
+}
+
+/// A page of memories.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MemoryPage)]
 pub(super) struct Page {
     /// How many there are in the whole list, where that is known.
+    #[schema(value_type = i64, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) total: Option<i64>,
     pub(super) items: Vec<MemoryView>,
     /// Where the next page begins; null at the end.
+    #[schema(required = true)]
     pub(super) next_cursor: Option<String>,
 }

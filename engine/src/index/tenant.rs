@@ -78,7 +78,7 @@ impl TenantIndex {
     /// Applies entries of the log that follow on its position; `rows`: those of their memories that are still there.
     pub(super) fn apply(&self, changes: &[Change], rows: &[IndexRow]) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        for change in changes.iter().filter(|change| change.op == ChangeOp::Forget) {
+        for change in changes.iter().filter(|change| change.op == ChangeOp::Remove) {
             state.corpus.remove(change.memory);
         }
         for row in rows {
@@ -165,7 +165,7 @@ mod tests {
             &[change(1, ChangeOp::Store, 1), change(2, ChangeOp::Store, 2)],
             &[row(1, "red fox"), row(2, "red hen")],
         );
-        index.apply(&[change(3, ChangeOp::Forget, 1)], &[]);
+        index.apply(&[change(3, ChangeOp::Remove, 1)], &[]);
         assert!(index.covers(3) && index.covers(2));
         assert_eq!(index.position(), Some(Position { seq: 3, memory: Some(Uuid::from_u128(1)) }));
         let hits = index.search(&Query::new("red", None), OffsetDateTime::UNIX_EPOCH, 5);
@@ -177,7 +177,7 @@ mod tests {
     fn what_was_stored_and_forgotten_in_one_go_is_not_there() {
         let index = TenantIndex::default();
         index.replace(Corpus::new(), Position { seq: 0, memory: None });
-        index.apply(&[change(1, ChangeOp::Store, 1), change(2, ChangeOp::Forget, 1)], &[]);
+        index.apply(&[change(1, ChangeOp::Store, 1), change(2, ChangeOp::Remove, 1)], &[]);
         assert!(index.search(&Query::new("red", None), OffsetDateTime::UNIX_EPOCH, 5).is_empty());
     }
 }

@@ -5,11 +5,10 @@
 //! from the administrator's, so that two local engines over one database agree on them.
 
 mod postgres;
-mod scram;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
-use tenancy::{LOCAL_TENANT, MasterKey, RoleName};
+use tenancy::{LOCAL_TENANT, MasterKey, Password, RoleName};
 
 use crate::{
     config::Config,
@@ -74,7 +73,9 @@ impl Local {
         }
         // An embedded server has another port each time: only its password counts.
         let secret = postgres.map_or(admin.expose(), EmbeddedPostgres::password);
-        let password = derive(secret, "password of the local tenant's role");
+        let Some(password) = Password::parse(&derive(secret, "password of the local tenant's role")[..32]) else {
+            unreachable!("32 hex digits are a password")
+        };
         let Ok(master) = MasterKey::parse(&derive(secret, "master key of local mode")) else {
             unreachable!("64 hex digits are a master key")
         };
@@ -82,11 +83,11 @@ impl Local {
         let tenant = LocalTenant {
             id: LOCAL_TENANT,
             capability: capability.hash(),
-            verifier: scram::verifier(&password),
+            verifier: password.verifier(),
             connections: config.connections(),
         };
         set_up(admin, &tenant).await?;
-        let database = admin.with_login(&RoleName::of(LOCAL_TENANT), &password);
+        let database = admin.with_login(&RoleName::of(LOCAL_TENANT), password.expose());
         Ok((database, LocalCaller::new(LOCAL_TENANT, &capability, config.allow_remote)))
     }
 }

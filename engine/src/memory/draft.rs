@@ -2,9 +2,11 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
 
-use super::estimate_importance;
+use super::{estimate_importance, instant};
 
 /// The longest content, in characters.
 pub const MAX_CONTENT_CHARS: usize = 10_000;
@@ -15,27 +17,44 @@ const MAX_METADATA_DEPTH: usize = 16;
 const DEFAULT_IMPORTANCE: f32 = 0.5;
 
 /// The body of `POST /store`, not yet checked.
-#[derive(Deserialize, Debug, Default)]
+#[derive(Deserialize, Debug, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = StoreRequest, description = "A memory to store.", example = json!({
+    "content": "Ada prefers night flights to Lisbon", "importance": 0.8, "session": "trip-7", "metadata": {"via": "chat"}
+}))]
 pub struct Draft {
     /// The text to remember.
+    #[schema(min_length = 1, max_length = 10_000)]
     pub content: String,
-    /// 0 to 1.
+    /// 0 to 1; 0.5 by default.
+    #[schema(minimum = 0.0, maximum = 1.0)]
     pub importance: Option<f64>,
-    /// Anything of the client's own, as an object.
+    /// Anything of the client's own, as an object: at most 16 KiB, 16 levels deep.
+    #[schema(value_type = Option<Object>)]
     pub metadata: Option<Map<String, Value>>,
     /// Whether the engine shall estimate the importance when none is given.
     pub auto_evaluate: Option<bool>,
     /// The conversation that it belongs to.
+    #[schema(min_length = 1, max_length = 200)]
     pub session: Option<String>,
     /// Who said it.
+    #[schema(min_length = 1, max_length = 200)]
     pub speaker: Option<String>,
     /// Where it comes from.
+    #[schema(min_length = 1, max_length = 200)]
     pub source: Option<String>,
     /// A word for its feeling.
+    #[schema(min_length = 1, max_length = 200)]
     pub emotion: Option<String>,
-    /// When it happened, RFC 3339.
+    /// When it happened, RFC 3339; now by default.
+    #[schema(format = DateTime)]
     pub occurred_at: Option<String>,
+    /// An identity of the client's own, a UUID; one that the tenant does not have yet.
+    #[schema(format = Uuid)]
+    pub id: Option<String>,
+    /// When it was written, RFC 3339: what was written offline says so. Never taken for later than now.
+    #[schema(format = DateTime)]
+    pub at: Option<String>,
 }
 
 /// A memory that may be stored: every bound holds.
@@ -57,6 +76,10 @@ pub struct NewMemory {
     pub emotion: Option<String>,
     /// In UTC. `None`: now.
     pub occurred_at: Option<OffsetDateTime>,
+    /// Not nil. `None`: a new one.
+    pub id: Option<Uuid>,
+    /// When it was written, by the client's word; see [`super::LastWrite`].
+    pub at: Option<OffsetDateTime>,
 }
 
 /// A value that breaks a rule. Its text is for the client.
@@ -82,19 +105,22 @@ impl Draft {
     /// # Errors
     /// [`Invalid`] names the first field that breaks one.
     pub fn check(self) -> Result<NewMemory, Invalid> {
-        let Self { content, importance, metadata, auto_evaluate, session, speaker, source, emotion, occurred_at } =
-            self;
-        let length = content.chars().count();
-        if !(1..=MAX_CONTENT_CHARS).contains(&length) {
-            return Err(Invalid::new("content", format!("must have 1 to 10,000 characters; it has {length}")));
-        }
-        storable("content", &content)?;
-        if content.trim().is_empty() {
-            return Err(Invalid::new("content", "must hold more than white space"));
-        }
+        let Self {
+            content,
+            importance,
+            metadata,
+            auto_evaluate,
+            session,
+            speaker,
+            source,
+            emotion,
+            occurred_at,
+            id,
+            at,
+        } = self;
+        check_content(&content)?;
         let importance = match importance {
-            Some(given) if (0.0..=1.0).contains(&given) => given as f32,
-            Some(_) => return Err(Invalid::new("importance", "must be a number from 0 to 1")),
+            Some(given) => check_importance(given)?,
             None if auto_evaluate == Some(true) => estimate_importance(&content),
             None => DEFAULT_IMPORTANCE,
         };
@@ -107,9 +133,40 @@ impl Draft {
             source: label("source", source)?,
             emotion: label("emotion", emotion)?,
             occurred_at: occurred_at.map(|text| instant("occurred_at", &text)).transpose()?,
+            id: id.map(|text| identity("id", &text)).transpose()?,
+            at: at.map(|text| instant("at", &text)).transpose()?,
             content,
             metadata,
         })
+    }
+}
+
+/// Reads the identity of a memory: a UUID in any of its spellings, but not the nil one.
+///
+/// # Errors
+/// [`Invalid`] for that field.
+pub fn identity(field: &'static str, text: &str) -> Result<Uuid, Invalid> {
+    let id = Uuid::try_parse(text).ok().filter(|id| !id.is_nil());
+    id.ok_or_else(|| Invalid::new(field, "must be a UUID such as 01980e4c-7a5e-7cc3-98c4-dc0c0c07398f, and not nil"))
+}
+
+pub(super) fn check_content(content: &str) -> Result<(), Invalid> {
+    let length = content.chars().count();
+    if !(1..=MAX_CONTENT_CHARS).contains(&length) {
+        return Err(Invalid::new("content", format!("must have 1 to 10,000 characters; it has {length}")));
+    }
+    storable("content", content)?;
+    if content.trim().is_empty() {
+        return Err(Invalid::new("content", "must hold more than white space"));
+    }
+    Ok(())
+}
+
+pub(super) fn check_importance(given: f64) -> Result<f32, Invalid> {
+    if (0.0..=1.0).contains(&given) {
+        Ok(given as f32)
+    } else {
+        Err(Invalid::new("importance", "must be a number from 0 to 1"))
     }
 }
 
@@ -119,18 +176,6 @@ impl Draft {
 /// [`Invalid`] for that field.
 pub fn storable(field: &'static str, text: &str) -> Result<(), Invalid> {
     if text.contains('\0') { Err(Invalid::new(field, "must not contain the NUL character (U+0000)")) } else { Ok(()) }
-}
-
-/// Reads an RFC 3339 instant, into UTC. The years 1 to 9998: that far every time zone can show it.
-///
-/// # Errors
-/// [`Invalid`] for that field.
-pub fn instant(field: &'static str, text: &str) -> Result<OffsetDateTime, Invalid> {
-    let parsed = OffsetDateTime::parse(text, &Rfc3339)
-        .ok()
-        .and_then(|at| at.checked_to_offset(UtcOffset::UTC))
-        .filter(|at| (1..=9998).contains(&at.year()));
-    parsed.ok_or_else(|| Invalid::new(field, "must be a time such as 2026-03-01T09:30:00Z (RFC 3339)"))
 }
 
 fn label(field: &'static str, given: Option<String>) -> Result<Option<String>, Invalid> {
@@ -147,7 +192,7 @@ fn own_label(metadata: &Map<String, Value>, name: &str) -> Option<String> {
     metadata.get(name)?.as_str().filter(|text| (1..=MAX_LABEL_CHARS).contains(&text.chars().count())).map(str::to_owned)
 }
 
-fn check_metadata(metadata: &Map<String, Value>) -> Result<(), Invalid> {
+pub(super) fn check_metadata(metadata: &Map<String, Value>) -> Result<(), Invalid> {
     let mut level: Vec<&Value> = Vec::new();
     for (name, value) in metadata {
         storable("metadata", name)?;
@@ -244,19 +289,14 @@ mod tests {
     }
 
     #[test]
-    fn times_are_rfc_3339() {
-        let at = |text: &str| instant("occurred_at", text);
-        assert_eq!(at("2026-03-01T10:30:00+01:00"), at("2026-03-01T09:30:00Z"));
-        for text in [
-            "yesterday",
-            "2026-13-01T00:00:00Z",
-            "2026-03-01",
-            "+999999-01-01T00:00:00Z",
-            "9999-12-31T23:59:59-23:59",
-            "",
-        ] {
-            assert!(at(text).is_err(), "{text}");
+    fn an_identity_is_any_uuid_but_nil() {
+        let id = json!("0198-not-a-uuid");
+        for id in [id, json!(""), json!("00000000-0000-0000-0000-000000000000")] {
+            assert_eq!(refused(json!({ "content": "x", "id": id })), "id");
         }
+        let memory = check(json!({ "content": "x", "id": "01980e4c-7a5e-7cc3-98c4-dc0c0c07398f" })).expect("valid");
+        assert_eq!(memory.id.map(|id| id.get_version_num()), Some(7));
+        assert_eq!(refused(json!({ "content": "x", "at": "yesterday" })), "at");
     }
 
     proptest! {

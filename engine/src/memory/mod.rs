@@ -3,7 +3,10 @@
 
 mod draft;
 mod evaluate;
+mod last_write;
+mod moment;
 mod narrative;
+mod patch;
 mod score;
 mod zone;
 
@@ -11,9 +14,12 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub use draft::{Draft, Invalid, MAX_CONTENT_CHARS, MAX_LABEL_CHARS, NewMemory, instant, storable};
+pub use draft::{Draft, Invalid, MAX_CONTENT_CHARS, MAX_LABEL_CHARS, NewMemory, identity, storable};
 pub use evaluate::estimate_importance;
-pub use narrative::narrative;
+pub use last_write::{LastWrite, whole_microseconds};
+pub use moment::{Edge, day_or_instant, instant};
+pub use narrative::{in_order, narrative};
+pub use patch::{Patch, PatchDraft};
 pub use score::{AnchoredScore, Score, Standing, forgotten_below};
 pub use zone::{Move, Placed, Zone, reorbit};
 
@@ -50,6 +56,8 @@ pub struct Memory {
     pub zone: Zone,
     /// The score, free of time.
     pub score: AnchoredScore,
+    /// Its last write, by which the next one wins or not.
+    pub last_write: LastWrite,
 }
 
 impl Memory {
@@ -57,5 +65,28 @@ impl Memory {
     /// moves a memory inward, so the outer of the two is right.
     pub fn zone_at(&self, now: OffsetDateTime) -> Zone {
         self.zone.max(Zone::by_score(self.score.at(now)))
+    }
+}
+
+/// A memory for tests.
+#[cfg(test)]
+pub(crate) fn sample(n: u128, content: &str) -> Memory {
+    Memory {
+        id: Uuid::from_u128(n),
+        content: content.to_owned(),
+        metadata: Map::new(),
+        session: None,
+        speaker: None,
+        occurred_at: OffsetDateTime::UNIX_EPOCH,
+        source: None,
+        agent: None,
+        created_at: OffsetDateTime::UNIX_EPOCH,
+        last_recalled_at: None,
+        recall_count: 0,
+        importance: 0.5,
+        emotion: None,
+        zone: Zone::Outer,
+        score: AnchoredScore::from_stored(0.0),
+        last_write: LastWrite { at: OffsetDateTime::UNIX_EPOCH, by: None },
     }
 }

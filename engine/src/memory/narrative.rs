@@ -12,8 +12,7 @@ pub fn narrative(topic: &str, memories: &[Memory]) -> String {
     if memories.is_empty() {
         return format!("Nothing is remembered about {topic}.");
     }
-    let mut ordered: Vec<&Memory> = memories.iter().collect();
-    ordered.sort_by_key(|memory| (memory.occurred_at, memory.id));
+    let ordered = in_order(memories);
     let count = match ordered.len() {
         1 => "one memory".to_owned(),
         n => format!("{n} memories"),
@@ -36,32 +35,22 @@ pub fn narrative(topic: &str, memories: &[Memory]) -> String {
     text
 }
 
+/// The memories in the order in which they happened.
+pub fn in_order(memories: &[Memory]) -> Vec<&Memory> {
+    let mut ordered: Vec<&Memory> = memories.iter().collect();
+    ordered.sort_by_key(|memory| (memory.occurred_at, memory.id));
+    ordered
+}
+
 #[cfg(test)]
 mod tests {
     use time::macros::datetime;
-    use uuid::Uuid;
 
     use super::*;
-    use crate::memory::{AnchoredScore, Zone};
+    use crate::memory::sample;
 
     fn memory(n: u128, at: time::OffsetDateTime, speaker: Option<&str>, content: &str) -> Memory {
-        Memory {
-            id: Uuid::from_u128(n),
-            content: content.to_owned(),
-            metadata: serde_json::Map::new(),
-            session: None,
-            speaker: speaker.map(str::to_owned),
-            occurred_at: at,
-            source: None,
-            agent: None,
-            created_at: at,
-            last_recalled_at: None,
-            recall_count: 0,
-            importance: 0.5,
-            emotion: None,
-            zone: Zone::Outer,
-            score: AnchoredScore::from_stored(0.0),
-        }
+        Memory { occurred_at: at, speaker: speaker.map(str::to_owned), ..sample(n, content) }
     }
 
     #[test]

@@ -69,6 +69,16 @@ impl Standing {
             + WEIGHT_CONTEXT * f64::from(context.clamp(0.0, 1.0));
         AnchoredScore((at_touch + fallen(touched)) as f32)
     }
+
+    /// The context that a score came about with, as far as `real` keeps it: the one part that no column holds. 0 before the
+    /// first recall.
+    pub fn context_in(score: AnchoredScore, recalls: i32, importance: f32, touched: OffsetDateTime) -> f32 {
+        let without = Self { recalls, importance, context: 0.0, touched }.anchored();
+        if recalls <= 0 {
+            return 0.0;
+        }
+        (f64::from(score.0 - without.0) / WEIGHT_CONTEXT).clamp(0.0, 1.0) as f32
+    }
 }
 
 impl AnchoredScore {
@@ -80,6 +90,13 @@ impl AnchoredScore {
     /// For the stored column.
     pub fn to_stored(self) -> f32 {
         self.0
+    }
+
+    /// The same with another importance.
+    #[must_use]
+    pub fn with_importance(self, before: f32, after: f32) -> Self {
+        let more = f64::from(after.clamp(0.0, 1.0)) - f64::from(before.clamp(0.0, 1.0));
+        Self((f64::from(self.0) + WEIGHT_IMPORTANCE * more) as f32)
     }
 
     /// The lowest that belongs to a zone at an instant, by score alone. The cloud has no lower bound.
@@ -180,6 +197,22 @@ mod tests {
             prop_assert!(after(days, standing(n, a, (c + up).min(1.0))) >= base);
             prop_assert!(after(days + 1, standing(n, a, c)) < base);
             prop_assert!(base <= 1.0);
+        }
+
+        #[test]
+        fn another_importance_makes_the_score_that_it_would_have_made_from_the_first(
+            n in 0i32..1000, a in 0.0f32..1.0, b in 0.0f32..1.0, c in 0.0f32..1.0,
+        ) {
+            let changed = standing(n, a, c).anchored().with_importance(a, b).at(NOW).value();
+            prop_assert!((changed - standing(n, b, c).anchored().at(NOW).value()).abs() < 2e-4);
+        }
+
+        #[test]
+        fn the_context_is_found_again_in_the_score(n in 1i32..1000, a in 0.0f32..1.0, c in 0.0f32..1.0) {
+            let standing = standing(n, a, c);
+            let found = Standing::context_in(standing.anchored(), n, a, NOW);
+            prop_assert!((found - c).abs() < 1e-4, "{found} {c}");
+            prop_assert!(Standing::context_in(standing.anchored(), 0, a, NOW).abs() < f32::EPSILON);
         }
 
         #[test]

@@ -26,19 +26,22 @@ pub struct Change {
 pub enum ChangeOp {
     /// It was stored.
     Store,
-    /// Its content, metadata, importance or zone changed.
+    /// Its content, metadata or importance was written.
     Update,
-    /// It was forgotten.
-    Forget,
+    /// Its zone changed, and nothing else.
+    Move,
+    /// It is gone.
+    Remove,
 }
 
 impl ChangeOp {
-    /// The word in the database and for clients.
+    /// The word for clients.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Store => "store",
             Self::Update => "update",
-            Self::Forget => "forget",
+            Self::Move => "move",
+            Self::Remove => "remove",
         }
     }
 
@@ -46,7 +49,8 @@ impl ChangeOp {
         match word {
             "store" => Ok(Self::Store),
             "update" => Ok(Self::Update),
-            "forget" => Ok(Self::Forget),
+            "move" => Ok(Self::Move),
+            "forget" => Ok(Self::Remove),
             _ => Err(sqlx::Error::Decode("unknown op in the change log".into())),
         }
     }

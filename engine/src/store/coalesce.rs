@@ -1,8 +1,9 @@
-//! Coalesced stores. Each store of a tenant locks its usage row, so commits of one tenant follow one another; gathering the
-//! stores that wait into one transaction gives the tenant's throughput back, and one that comes alone waits for nobody.
+//! The one way to write memories: lanes. Each write of a tenant locks its usage row, so commits of one tenant follow one
+//! another; gathering the operations that wait into one transaction gives the tenant's throughput back, and one that comes
+//! alone waits for nobody.
 //!
-//! The first store of a tenant starts a lane; whatever arrives while a transaction runs goes with the next one. A lane ends
-//! when nothing waits. It is a task of its own: a client that hangs up takes nobody's store with it.
+//! The first operation of a tenant starts a lane; whatever arrives while a transaction runs goes with the next one. A lane
+//! ends when nothing waits. It is a task of its own: a client that hangs up takes nobody's operation with it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,41 +11,28 @@ use std::{
 };
 
 use prometheus_client::metrics::histogram::Histogram;
-use serde::{Deserialize, Serialize};
 use tenancy::TenantId;
-use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
-use super::{Access, Caller, Operation, Store, StoreError, memories::Insert};
-use crate::memory::{AnchoredScore, NewMemory, Standing, Zone};
+use super::{
+    Caller, Store, StoreError, Write, Written,
+    carry_out::{Asked, carry_out},
+};
 
-const MOST_AT_ONCE: usize = 64;
+/// Operations of one transaction, and so the most that may come together.
+pub const MOST_AT_ONCE: usize = 1000;
+/// Operations of one tenant that wait, before more are refused.
 const MOST_WAITING: usize = 2048;
-
-/// What a store answers.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Stored {
-    /// The new memory.
-    pub id: Uuid,
-    /// Its zone.
-    pub zone: u8,
-    /// Its score.
-    pub score: f64,
-    /// Whether this answers a retry of an earlier store.
-    #[serde(skip)]
-    pub replayed: bool,
-}
 
 /// What the lanes measure.
 #[derive(Clone)]
 pub struct StoreMetrics {
-    /// Stores that went into one transaction.
+    /// Operations that went into one transaction.
     pub batch_size: Histogram,
 }
 
-/// Stores memories, those of one tenant together.
+/// Writes memories, what waits for one tenant together.
 #[derive(Clone)]
 pub struct Coalescer(Arc<Shared>);
 
@@ -52,15 +40,24 @@ struct Shared {
     store: Store,
     tasks: TaskTracker,
     metrics: StoreMetrics,
-    lanes: Mutex<HashMap<TenantId, VecDeque<Job>>>,
+    lanes: Mutex<HashMap<TenantId, Lane>>,
 }
 
+#[derive(Default)]
+struct Lane {
+    jobs: VecDeque<Job>,
+    operations: usize,
+}
+
+/// Operations that came together: carried out in order, in one transaction.
 struct Job {
     caller: Caller,
-    memory: NewMemory,
-    operation: Option<Operation>,
-    reply: oneshot::Sender<Result<Stored, StoreError>>,
+    writes: Vec<Write>,
+    reply: oneshot::Sender<Answer>,
 }
+
+/// One result for each operation. An error of it all: nothing was changed, unless it is undecided.
+type Answer = Result<Vec<Result<Written, StoreError>>, StoreError>;
 
 impl Coalescer {
     /// Lanes that run in `tasks`.
@@ -68,28 +65,33 @@ impl Coalescer {
         Self(Arc::new(Shared { store, tasks, metrics, lanes: Mutex::default() }))
     }
 
-    /// Stores a memory; returns once it is durable.
+    /// Carries out operations, at most [`MOST_AT_ONCE`], in order; returns once all are durable or refused. One result
+    /// for each.
     ///
     /// # Errors
-    /// [`StoreError`]; among them [`StoreError::QuotaReached`] and [`StoreError::KeyReused`].
-    pub async fn store(
-        &self,
-        caller: Caller,
-        memory: NewMemory,
-        operation: Option<Operation>,
-    ) -> Result<Stored, StoreError> {
+    /// [`StoreError`] when none was carried out; see [`StoreError::is_undecided`]. Of a single operation:
+    /// [`StoreError::QuotaReached`], [`StoreError::IdTaken`], [`StoreError::KeyReused`].
+    pub async fn write(&self, caller: Caller, writes: Vec<Write>) -> Answer {
         let (reply, answer) = oneshot::channel();
         let tenant = caller.tenant;
-        let job = Job { caller, memory, operation, reply };
-        if self.0.enqueue(tenant, job)? {
+        if self.0.enqueue(tenant, Job { caller, writes, reply })? {
             let shared = self.0.clone();
             self.0.tasks.spawn(async move { shared.run_lane(tenant).await });
         }
-        answer.await.map_err(|_| StoreError::Lost("store a memory"))?
+        answer.await.map_err(|_| StoreError::Lost("write memories"))?
+    }
+
+    /// Carries out one operation.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn write_one(&self, caller: Caller, write: Write) -> Result<Written, StoreError> {
+        let mut results = self.write(caller, vec![write]).await?;
+        results.pop().unwrap_or(Err(StoreError::Lost("write a memory")))
     }
 }
 
-/// Ends the lane of a tenant if its task unwinds: the jobs are dropped, their clients told, and the next store starts anew.
+/// Ends the lane of a tenant if its task unwinds: the jobs are dropped, their clients told, and the next one starts anew.
 struct LaneEnd<'a>(&'a Shared, TenantId);
 
 impl Drop for LaneEnd<'_> {
@@ -100,32 +102,49 @@ impl Drop for LaneEnd<'_> {
     }
 }
 
+impl Lane {
+    fn push(&mut self, job: Job) {
+        self.operations += job.writes.len();
+        self.jobs.push_back(job);
+    }
+
+    /// The next jobs, all with the same capability; nothing ends the lane.
+    fn take(&mut self) -> Vec<Job> {
+        let (mut taken, mut operations): (Vec<Job>, _) = (Vec::new(), 0);
+        while let Some(job) = self.jobs.pop_front_if(|job| {
+            let fits = taken.is_empty() || operations + job.writes.len() <= MOST_AT_ONCE;
+            fits && taken
+                .first()
+                .is_none_or(|first| first.caller.capability.as_bytes() == job.caller.capability.as_bytes())
+        }) {
+            operations += job.writes.len();
+            taken.push(job);
+        }
+        self.operations -= operations;
+        taken
+    }
+}
+
 impl Shared {
     /// True: the caller must start the lane.
     fn enqueue(&self, tenant: TenantId, job: Job) -> Result<bool, StoreError> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lane) = lanes.get_mut(&tenant) {
-            if lane.len() >= MOST_WAITING {
-                return Err(StoreError::Overloaded);
-            }
-            lane.push_back(job);
-            return Ok(false);
+        let starts = !lanes.contains_key(&tenant);
+        let lane = lanes.entry(tenant).or_default();
+        if lane.operations >= MOST_WAITING {
+            return Err(StoreError::Overloaded);
         }
-        lanes.insert(tenant, VecDeque::from([job]));
-        Ok(true)
+        lane.push(job);
+        Ok(starts)
     }
 
-    /// The next jobs, all with the same capability; nothing ends the lane.
     fn dequeue(&self, tenant: TenantId) -> Vec<Job> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(lane) = lanes.get_mut(&tenant) else { return Vec::new() };
-        let Some(first) = lane.front() else {
+        let jobs = lanes.get_mut(&tenant).map(Lane::take).unwrap_or_default();
+        if jobs.is_empty() {
             lanes.remove(&tenant);
-            return Vec::new();
-        };
-        let capability = first.caller.capability.clone();
-        let alike = lane.iter().take_while(|job| job.caller.capability.as_bytes() == capability.as_bytes()).count();
-        lane.drain(..alike.min(MOST_AT_ONCE)).collect()
+        }
+        jobs
     }
 
     async fn run_lane(&self, tenant: TenantId) {
@@ -135,88 +154,69 @@ impl Shared {
             if jobs.is_empty() {
                 return;
             }
-            self.metrics.batch_size.observe(jobs.len() as f64);
-            self.store_together(jobs).await;
+            self.metrics.batch_size.observe(jobs.iter().map(|job| job.writes.len()).sum::<usize>() as f64);
+            self.write_together(jobs).await;
         }
     }
 
-    async fn store_together(&self, jobs: Vec<Job>) {
-        let mut results = self.transaction(&jobs).await;
-        // The usage row told how many fit, and nobody else can move it; should the trigger see it differently all the same,
-        // the batch failed whole: one by one then, so that those that fit are stored.
-        if jobs.len() > 1 && matches!(results, Err(StoreError::QuotaReached { .. })) {
-            let mut each = Vec::with_capacity(jobs.len());
-            for job in &jobs {
-                each.push(self.transaction(std::slice::from_ref(job)).await.and_then(|mut one| one.remove(0)));
+    async fn write_together(&self, jobs: Vec<Job>) {
+        let asked: Vec<Asked<'_>> =
+            jobs.iter().flat_map(|job| job.writes.iter().map(|write| Asked { caller: &job.caller, write })).collect();
+        let mut results = carry_out(&self.store, &asked).await;
+        // The transaction knew how many fit and which ids are taken, and nobody else can change that; should a trigger or
+        // a key see it differently all the same, it failed whole: one by one then, so that what can be done is done.
+        let refused = matches!(results, Err(StoreError::QuotaReached { .. } | StoreError::IdTaken));
+        if refused && asked.len() > 1 {
+            let mut each = Vec::with_capacity(asked.len());
+            for one in &asked {
+                let alone = carry_out(&self.store, std::slice::from_ref(one)).await;
+                each.push(
+                    alone.and_then(|mut results| results.pop().unwrap_or(Err(StoreError::Lost("write a memory")))),
+                );
             }
             results = Ok(each);
         }
+        // A client that hung up does not hear its answer.
         match results {
-            // A client that hung up does not hear its answer.
-            Ok(results) => jobs.into_iter().zip(results).for_each(|(job, result)| drop(job.reply.send(result))),
+            Ok(results) => {
+                let mut results = results.into_iter();
+                for Job { caller: _, writes, reply } in jobs {
+                    drop(reply.send(Ok(results.by_ref().take(writes.len()).collect())));
+                }
+            }
             Err(error) => jobs.into_iter().for_each(|job| drop(job.reply.send(Err(error.clone())))),
         }
     }
-
-    /// One transaction for all jobs, one result for each. An error: nothing was stored.
-    async fn transaction(&self, jobs: &[Job]) -> Result<Vec<Result<Stored, StoreError>>, StoreError> {
-        let Some(first) = jobs.first() else { return Ok(Vec::new()) };
-        let mut tx = self.store.begin(&first.caller, Access::Write).await?;
-        let usage = tx.usage();
-        let mut room = match usage.memory_limit {
-            ..0 => usize::MAX,
-            limit => usize::try_from(limit - usage.memory_count).unwrap_or(0),
-        };
-        let keys: Vec<&str> =
-            jobs.iter().filter_map(|job| job.operation.as_ref()).map(|operation| operation.id.as_str()).collect();
-        let mut given = if keys.is_empty() { HashMap::new() } else { tx.answers(&keys).await? };
-        let now = OffsetDateTime::now_utc();
-        let (mut results, mut inserts, mut new_answers) = (Vec::with_capacity(jobs.len()), Vec::new(), Vec::new());
-        let mut next_tier = None;
-        for job in jobs {
-            if let Some(operation) = &job.operation
-                && let Some((hash, answer)) = given.get(&operation.id)
-            {
-                let same = hash.as_slice() == operation.request_hash;
-                results.push(if same { Ok(Stored { replayed: true, ..*answer }) } else { Err(StoreError::KeyReused) });
-                continue;
-            }
-            if room == 0 {
-                let (used, limit) =
-                    (i64::from(usage.memory_count) + inserts.len() as i64, i64::from(usage.memory_limit));
-                if next_tier.is_none() {
-                    next_tier = Some(tx.next_tier(limit).await?);
-                }
-                results.push(Err(StoreError::QuotaReached { used, limit, next_tier: next_tier.clone().flatten() }));
-                continue;
-            }
-            room -= 1;
-            let (insert, stored) = place(job, now);
-            inserts.push(insert);
-            results.push(Ok(stored));
-            if let Some(operation) = &job.operation {
-                given.insert(operation.id.clone(), (operation.request_hash.to_vec(), stored));
-                new_answers.push((operation, stored));
-            }
-        }
-        if inserts.is_empty() {
-            return Ok(results);
-        }
-        tx.insert(&inserts).await?;
-        if !new_answers.is_empty() {
-            tx.keep_answers(&new_answers).await?;
-        }
-        tx.commit().await?;
-        Ok(results)
-    }
 }
 
-fn place(job: &Job, now: OffsetDateTime) -> (Insert<'_>, Stored) {
-    let standing = Standing { recalls: 0, importance: job.memory.importance, context: 0.0, touched: now };
-    let anchored: AnchoredScore = standing.anchored();
-    let score = anchored.at(now);
-    let zone = Zone::by_score(score);
-    let id = Uuid::now_v7();
-    let insert = Insert { id, memory: &job.memory, agent: job.caller.agent.as_deref(), zone, score: anchored };
-    (insert, Stored { id, zone: zone.number(), score: score.value(), replayed: false })
+#[cfg(test)]
+mod tests {
+    use tenancy::{Capability, LOCAL_TENANT};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::What;
+
+    fn job(operations: usize, capability: &str) -> Job {
+        let capability = Capability::parse(&capability.repeat(32)).expect("64 hex digits");
+        let write = Write { what: What::Remove { id: Uuid::max(), at: None }, once: None };
+        let caller = Caller { tenant: LOCAL_TENANT, capability, agent: None, key: None };
+        Job { caller, writes: vec![write; operations], reply: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn what_waits_goes_together_up_to_a_bound_and_never_with_another_capability() {
+        let mut lane = Lane::default();
+        for (operations, capability) in [(1, "aa"), (999, "aa"), (1, "aa"), (1, "bb"), (1000, "bb"), (1000, "bb")] {
+            lane.push(job(operations, capability));
+        }
+        assert_eq!(lane.operations, 3002);
+        let sizes: Vec<Vec<usize>> = std::iter::from_fn(|| {
+            let taken = lane.take();
+            (!taken.is_empty()).then(|| taken.iter().map(|job| job.writes.len()).collect())
+        })
+        .collect();
+        assert_eq!(sizes, [vec![1, 999], vec![1], vec![1], vec![1000], vec![1000]]);
+        assert_eq!(lane.operations, 0);
+    }
 }

@@ -24,9 +24,12 @@ pub enum StoreError {
         /// The smallest tier that would do.
         next_tier: Option<String>,
     },
-    /// The Idempotency-Key was used with another body.
-    #[error("the idempotency key was used with another body")]
+    /// The operation's name (Idempotency-Key or op_id) was used for something else.
+    #[error("the name of the operation was used for something else")]
     KeyReused,
+    /// The tenant has a memory of the id that was given for a new one.
+    #[error("there is a memory of that id already")]
+    IdTaken,
     /// Postgres cannot be reached, is too busy, or took too long.
     #[error("cannot {doing} just now")]
     Unavailable {
@@ -36,8 +39,8 @@ pub enum StoreError {
         #[source]
         source: Arc<sqlx::Error>,
     },
-    /// Too many stores of this tenant wait already.
-    #[error("too many stores wait")]
+    /// Too many operations of this tenant wait already.
+    #[error("too many operations wait")]
     Overloaded,
     /// A fault of ours.
     #[error("failed to {doing}")]
@@ -62,6 +65,7 @@ impl StoreError {
     fn of(doing: &'static str, error: sqlx::Error) -> Self {
         match kind(&error) {
             Kind::Quota { used, limit } => Self::QuotaReached { used, limit, next_tier: None },
+            Kind::Taken => Self::IdTaken,
             Kind::NotServed => {
                 tracing::info!(doing, error = %error, "the tenant stopped being served here within a transaction");
                 Self::NotServedHere
@@ -82,7 +86,7 @@ impl StoreError {
         match &**source {
             sqlx::Error::Io(_) | sqlx::Error::BeginFailed => true,
             sqlx::Error::Database(error) => {
-                error.code().is_some_and(|code| matches!(&*code, "57P01" | "57P02" | "08006"))
+                error.code().is_some_and(|code| matches!(&*code, "57P01" | "57P02" | "57P05" | "08006"))
             }
             _ => false,
         }
@@ -91,6 +95,7 @@ impl StoreError {
 
 enum Kind {
     Quota { used: i64, limit: i64 },
+    Taken,
     NotServed,
     Transient,
     Fault,
@@ -113,8 +118,10 @@ fn kind(error: &sqlx::Error) -> Kind {
             Some((used, limit)) => Kind::Quota { used, limit },
             None => Kind::Fault,
         },
-        // The tenant is being erased; or moved between two statements, so that its policies hide everything.
-        "SM410" | "42501" | "23503" => Kind::NotServed,
+        "23505" if error.table() == Some("memories") => Kind::Taken,
+        // The tenant is being erased; or moved between two statements, so that its policies hide everything; or the
+        // session's role was dropped, and means nobody.
+        "SM410" | "42501" | "42704" | "23503" => Kind::NotServed,
         // Serialization, deadlock, lock timeout, statement timeout, shutdown, too many connections, login refused
         // (a role that was just switched off, a password that is just being rotated), read-only standby.
         code if ["40", "08", "53", "57", "28"].iter().any(|class| code.starts_with(class)) => Kind::Transient,

@@ -1,18 +1,19 @@
-//! Memories: stored, fetched, listed, counted, forgotten.
+//! Memories: fetched, listed, counted.
 
 use sqlx::{Row as _, postgres::PgRow, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{StoreError, TenantTx, sql};
-use crate::memory::{AnchoredScore, Memory, NewMemory, Zone};
+use crate::memory::{AnchoredScore, LastWrite, Memory, Zone};
 
 macro_rules! memory_columns {
     () => {
         "m.id, m.content, m.metadata, m.session, m.speaker, m.occurred_at, m.source, m.agent, m.created_at, \
-         m.last_recalled_at, m.recall_count, m.importance, m.emotion, m.zone, m.total_score"
+         m.last_recalled_at, m.recall_count, m.importance, m.emotion, m.zone, m.total_score, m.written_at, m.written_by"
     };
 }
+pub(super) use memory_columns;
 
 /// The zone that a client sees, as [`Memory::zone_at`] has it: `$2::real[]` are the lower bounds of core to belt now.
 macro_rules! zone_now {
@@ -72,7 +73,8 @@ pub struct IndexRow {
     pub score: AnchoredScore,
 }
 
-fn memory(row: &PgRow) -> Result<Memory, sqlx::Error> {
+/// A row of `memory_columns!`.
+pub(super) fn memory(row: &PgRow) -> Result<Memory, sqlx::Error> {
     let Json(metadata) = row.try_get("metadata")?;
     let zone: i16 = row.try_get("zone")?;
     Ok(Memory {
@@ -91,6 +93,7 @@ fn memory(row: &PgRow) -> Result<Memory, sqlx::Error> {
         emotion: row.try_get("emotion")?,
         zone: Zone::from_number(zone.into()).ok_or_else(|| sqlx::Error::Decode("unknown zone".into()))?,
         score: AnchoredScore::from_stored(row.try_get("total_score")?),
+        last_write: LastWrite { at: row.try_get("written_at")?, by: row.try_get("written_by")? },
     })
 }
 
@@ -106,71 +109,7 @@ fn index_row(row: &PgRow) -> Result<IndexRow, sqlx::Error> {
     })
 }
 
-/// A memory that is about to be stored.
-pub(super) struct Insert<'a> {
-    pub(super) id: Uuid,
-    pub(super) memory: &'a NewMemory,
-    pub(super) agent: Option<&'a str>,
-    pub(super) zone: Zone,
-    pub(super) score: AnchoredScore,
-}
-
 impl TenantTx {
-    /// Stores them all or none.
-    pub(super) async fn insert(&mut self, inserts: &[Insert<'_>]) -> Result<(), StoreError> {
-        fn column<'a, T>(inserts: &[Insert<'a>], value: impl Fn(&Insert<'a>) -> T) -> Vec<T> {
-            inserts.iter().map(value).collect()
-        }
-        sql("INSERT INTO stellar.memories
-                 (user_id, id, content, metadata, session, speaker, occurred_at, source, agent, importance, emotion, zone, total_score)
-             SELECT $1, n.id, n.content, n.metadata, n.session, n.speaker, coalesce(n.occurred_at, now()), n.source, n.agent,
-                 n.importance, n.emotion, n.zone, n.total_score
-             FROM unnest($2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::timestamptz[], $8::text[], $9::text[],
-                 $10::real[], $11::text[], $12::smallint[], $13::real[])
-                 AS n (id, content, metadata, session, speaker, occurred_at, source, agent, importance, emotion, zone, total_score)")
-        .bind(self.tenant)
-        .bind(column(inserts, |i| i.id))
-        .bind(column(inserts, |i| i.memory.content.as_str()))
-        .bind(column(inserts, |i| Json(&i.memory.metadata)))
-        .bind(column(inserts, |i| i.memory.session.as_deref()))
-        .bind(column(inserts, |i| i.memory.speaker.as_deref()))
-        .bind(column(inserts, |i| i.memory.occurred_at))
-        .bind(column(inserts, |i| i.memory.source.as_deref()))
-        .bind(column(inserts, |i| i.agent))
-        .bind(column(inserts, |i| i.memory.importance))
-        .bind(column(inserts, |i| i.memory.emotion.as_deref()))
-        .bind(column(inserts, |i| i16::from(i.zone.number())))
-        .bind(column(inserts, |i| i.score.to_stored()))
-        .execute(&mut *self.tx)
-        .await
-        .map_err(StoreError::while_("store memories"))?;
-        Ok(())
-    }
-
-    /// The smallest tier that allows more than `limit` memories.
-    pub(super) async fn next_tier(&mut self, limit: i64) -> Result<Option<String>, StoreError> {
-        let row = sql("SELECT t.name FROM stellar.tiers t WHERE t.max_memories = -1 OR t.max_memories > $1
-                       ORDER BY t.max_memories = -1, t.max_memories, t.name LIMIT 1")
-        .bind(limit)
-        .fetch_optional(&mut *self.tx)
-        .await
-        .map_err(StoreError::while_("look for a larger tier"))?;
-        row.map(|row| row.try_get(0)).transpose().map_err(StoreError::while_("look for a larger tier"))
-    }
-
-    /// Forgets a memory. False: the tenant has none of that id.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn forget(&mut self, id: Uuid) -> Result<bool, StoreError> {
-        sql("SELECT stellar.forget($1)")
-            .bind(id)
-            .fetch_one(&mut *self.tx)
-            .await
-            .and_then(|row| row.try_get(0))
-            .map_err(StoreError::while_("forget a memory"))
-    }
-
     /// Those of the memories that are there, in no order.
     ///
     /// # Errors

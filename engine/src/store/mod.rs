@@ -5,32 +5,49 @@
 //! SQL that was injected into one tenant's transaction could otherwise leave a statement of its own under the name that
 //! the driver will use for the next tenant. In sqlx 0.9 a query is named unless `persistent(false)` is set on it, *also*
 //! when the statement cache has no capacity (it is then never closed either); so [`sql`] sets it, every query of this
-//! module starts with `sql`, and the cache is off besides.
+//! module starts with `sql`, and the cache is off besides. For the same reason a connection that is given back is put in
+//! order before the next tenant gets it.
 
+mod answers;
+mod audit;
+mod carry_out;
 mod changes;
 mod coalesce;
+mod committed;
 mod connect;
+mod ends;
 mod error;
 mod memories;
-mod operations;
+mod operation;
 mod orbit;
+mod portability;
+mod rows;
+mod sessions;
 mod setup;
 
+use std::sync::Arc;
+
+use login_pool::LoginPool;
 use sqlx::{
-    PgPool, Postgres, Row as _, Transaction,
+    Postgres, Row as _, Transaction,
     postgres::{PgArguments, PgPoolOptions},
     query::Query,
 };
 use tenancy::{Capability, TenantId};
 use uuid::Uuid;
 
+use sessions::Sessions;
+
+pub use audit::{AuditAfter, AuditEntry, AuditPlace};
 pub use changes::{Change, ChangeOp};
-pub use coalesce::{Coalescer, StoreMetrics, Stored};
+pub use coalesce::{Coalescer, MOST_AT_ONCE, StoreMetrics};
+pub use committed::Committed;
 pub use connect::{Database, follow_url};
 pub use error::StoreError;
 pub use memories::{IndexRow, ListAfter, MemoryPage, TimeAfter};
-pub use operations::Operation;
+pub use operation::{Once, Reason, What, Write, Written};
 pub use orbit::Recalled;
+pub use portability::{Arrival, Arrived};
 pub use setup::{LocalTenant, SetupError, create_database, set_up};
 
 /// Who asks: the tenant, the proof, the agent. No `Debug`, for the proof is a secret.
@@ -42,6 +59,8 @@ pub struct Caller {
     pub capability: Capability,
     /// The agent, for the change log.
     pub agent: Option<String>,
+    /// The API key, by its id, for the audit.
+    pub key: Option<Uuid>,
 }
 
 /// What a transaction is for.
@@ -78,8 +97,10 @@ pub struct Usage {
 /// The pool, and whom it may serve.
 #[derive(Clone)]
 pub struct Store {
-    pool: PgPool,
+    pool: LoginPool,
     only: Option<TenantId>,
+    sessions: Sessions,
+    committed: Option<Arc<dyn Committed>>,
 }
 
 /// A transaction of one tenant. Dropped without [`TenantTx::commit`] it is rolled back.
@@ -87,6 +108,9 @@ pub struct TenantTx {
     tx: Transaction<'static, Postgres>,
     tenant: Uuid,
     usage: Usage,
+    /// The number of the last change, those of this transaction included.
+    seq: i64,
+    committed: Option<(TenantId, Arc<dyn Committed>)>,
 }
 
 /// An unnamed statement: see the module.
@@ -97,7 +121,9 @@ fn sql(text: &'static str) -> Query<'static, Postgres, PgArguments> {
 impl Store {
     /// A pool that connects when it is first used. `only`: the tenant of a dedicated engine.
     pub fn new(database: &Database, max_connections: u32, only: Option<TenantId>) -> Self {
-        let pool = PgPoolOptions::new()
+        let sessions = Sessions::default();
+        let usable = sessions.clone();
+        let options = PgPoolOptions::new()
             .min_connections(0)
             .max_connections(max_connections)
             .idle_timeout(connect::IDLE_TIMEOUT)
@@ -105,16 +131,33 @@ impl Store {
             .acquire_timeout(connect::ACQUIRE_TIMEOUT)
             // A connection that was used a moment ago is taken as it is; `begin` retries when it proves dead.
             .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
+            .before_acquire(move |connection, meta| {
+                let usable = usable.are_usable(meta.age);
                 Box::pin(async move {
+                    if !usable {
+                        return Ok(false);
+                    }
                     if meta.idle_for > connect::TRUSTED_FOR {
                         sqlx::Connection::ping(connection).await?;
                     }
                     Ok(true)
                 })
             })
-            .connect_lazy_with(database.options().clone());
-        Self { pool, only }
+            // While nobody waits for it. A connection that cannot be put in order is closed.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    sqlx::raw_sql(connect::PUT_IN_ORDER).execute(connection).await?;
+                    Ok(true)
+                })
+            });
+        let pool = LoginPool::new(options, database.options().clone(), database.file());
+        Self { pool, only, sessions, committed: None }
+    }
+
+    /// The same pool; `committed` is told of every write that is committed through it.
+    #[must_use]
+    pub fn telling(self, committed: Arc<dyn Committed>) -> Self {
+        Self { committed: Some(committed), ..self }
     }
 
     /// Opens a transaction of the tenant.
@@ -127,23 +170,31 @@ impl Store {
             return Err(StoreError::NotServedHere);
         }
         // After a restart of Postgres each pooled connection may be dead: that many attempts, then one on a new one.
-        let mut attempts = self.pool.options().get_max_connections();
+        let mut attempts = self.pool.max_connections();
         loop {
             match self.enter(caller, access).await {
                 Err(error) if error.is_dead_connection() && attempts > 0 => attempts -= 1,
+                // A role that was dropped and made again is another one: sessions of the old one serve nobody.
+                Err(StoreError::NotServedHere) if self.only.is_some() && self.sessions.renew() => {}
                 result => return result,
             }
         }
     }
 
     async fn enter(&self, caller: &Caller, access: Access) -> Result<TenantTx, StoreError> {
-        let mut tx = self.pool.begin_with(access.begin()).await.map_err(StoreError::while_("begin a transaction"))?;
+        // In a task of its own: were a client that hangs up to end the wait within BEGIN, sqlx would give the connection
+        // back with the transaction open, and the next request would find itself in it.
+        let pool = self.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin_with(access.begin()).await });
+        let begun = begun.await.map_err(|_| StoreError::Lost("begin a transaction"))?;
+        let mut tx = begun.map_err(StoreError::while_("begin a transaction"))?;
         let tenant = caller.tenant.uuid();
-        let row = sql("SELECT e.change_seq, e.memory_count, e.memory_limit FROM stellar.enter($1, $2, $3, $4) e")
+        let row = sql("SELECT e.change_seq, e.memory_count, e.memory_limit FROM stellar.enter($1, $2, $3, $4, $5) e")
             .bind(tenant)
             .bind(caller.capability.as_bytes().as_slice())
             .bind(caller.agent.as_deref())
             .bind(access == Access::Write)
+            .bind(caller.key)
             .fetch_optional(&mut *tx)
             .await
             .map_err(StoreError::while_("enter a tenant"))?;
@@ -152,7 +203,8 @@ impl Store {
             Ok(Usage { change_seq: row.try_get(0)?, memory_count: row.try_get(1)?, memory_limit: row.try_get(2)? })
         };
         let usage = read().map_err(StoreError::while_("enter a tenant"))?;
-        Ok(TenantTx { tx, tenant, usage })
+        let committed = self.committed.clone().map(|committed| (caller.tenant, committed));
+        Ok(TenantTx { tx, tenant, usage, seq: usage.change_seq, committed })
     }
 
     /// Whether Postgres answers, and serves the tenant of a dedicated engine.
@@ -160,25 +212,29 @@ impl Store {
     /// # Errors
     /// Why not.
     pub async fn check(&self) -> Result<(), StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(StoreError::while_("check the database"))?;
         let row = sql("SELECT stellar.current_tenant()")
-            .fetch_one(&self.pool)
+            .fetch_one(&mut *connection)
             .await
             .map_err(StoreError::while_("check the database"))?;
         let current: Option<Uuid> = row.try_get(0).map_err(StoreError::while_("check the database"))?;
         match self.only {
-            Some(only) if current != Some(only.uuid()) => Err(StoreError::NotServedHere),
+            Some(only) if current != Some(only.uuid()) => {
+                self.sessions.renew();
+                Err(StoreError::NotServedHere)
+            }
             _ => Ok(()),
         }
     }
 
     /// Connections: open ones, and how many of them are idle.
     pub fn connections(&self) -> (u32, usize) {
-        (self.pool.size(), self.pool.num_idle())
+        self.pool.connections()
     }
 
-    /// Uses other connection options for connections that are made from now on.
-    pub fn set_database(&self, database: &Database) {
-        self.pool.set_connect_options(database.options().clone());
+    /// Looks at the file that the database URL is from. New connections use a changed one: true, if it has changed.
+    pub async fn look_for_url(&self) -> bool {
+        self.pool.look().await
     }
 
     /// Closes every connection.
@@ -209,11 +265,18 @@ impl TenantTx {
         Ok(())
     }
 
-    /// Makes what was written durable.
+    /// Makes what was written durable, and tells who wants to know ([`Store::telling`]).
     ///
     /// # Errors
     /// [`StoreError`]; whether it was written is then not known.
     pub async fn commit(self) -> Result<(), StoreError> {
-        self.tx.commit().await.map_err(StoreError::while_(error::COMMIT))
+        let Self { tx, tenant: _, usage, seq, committed } = self;
+        tx.commit().await.map_err(StoreError::while_(error::COMMIT))?;
+        if let Some((tenant, committed)) = committed
+            && seq > usage.change_seq
+        {
+            committed.committed(tenant, seq);
+        }
+        Ok(())
     }
 }

@@ -136,14 +136,16 @@ impl TenantTx {
     pub async fn move_to_zones(&mut self, moves: &[Move]) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = moves.iter().map(|one| one.id).collect();
         let zones: Vec<i16> = moves.iter().map(|one| one.to.number().into()).collect();
-        sql("UPDATE stellar.memories m SET zone = n.zone
-             FROM unnest($2::uuid[], $3::smallint[]) AS n (id, zone) WHERE m.user_id = $1 AND m.id = n.id")
+        let moved = sql("UPDATE stellar.memories m SET zone = n.zone
+             FROM unnest($2::uuid[], $3::smallint[]) AS n (id, zone)
+             WHERE m.user_id = $1 AND m.id = n.id AND m.zone <> n.zone")
         .bind(self.tenant)
         .bind(ids)
         .bind(zones)
         .execute(&mut *self.tx)
         .await
         .map_err(StoreError::while_("move memories between zones"))?;
+        self.seq += moved.rows_affected() as i64;
         Ok(())
     }
 }

@@ -52,12 +52,13 @@ pub async fn set_up(admin: &Database, tenant: &LocalTenant) -> Result<(), SetupE
     let mut tx = connection.begin().await.map_err(failed)?;
     // The operator's functions, as the role that owns them: the administrator is a member of it.
     sql("SET LOCAL ROLE stellar_maintainer").execute(&mut *tx).await.map_err(failed)?;
-    sql("SELECT stellar.tenant_apply($1, 'local', 'local', false, -1, -1, -1, 1000000, 1, $2)")
-        .bind(id.uuid())
-        .bind(capability.as_bytes().as_slice())
-        .execute(&mut *tx)
-        .await
-        .map_err(failed)?;
+    sql("SELECT stellar.tenant_apply($1, 'local', 'local', false, -1, -1, -1, 1000000, 1, $2,
+             p_max_sockets => -1, p_socket_messages_per_second => 100000)")
+    .bind(id.uuid())
+    .bind(capability.as_bytes().as_slice())
+    .execute(&mut *tx)
+    .await
+    .map_err(failed)?;
     sql("SELECT stellar.tenant_admit_role($1)").bind(id.uuid()).execute(&mut *tx).await.map_err(failed)?;
     tx.commit().await.map_err(failed)?;
 
