@@ -1,0 +1,121 @@
+//! The same stream as server-sent events, to read only. Each event has the change's number as its id, so a client that
+//! reconnects with `Last-Event-ID` misses nothing.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::stream;
+use http::{
+    HeaderMap, HeaderValue, Response,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use tenancy::TenantId;
+use tokio::{sync::watch, time::sleep};
+
+use crate::{
+    Rooms, Service,
+    room::{Frame, Slice},
+    rooms::{Kind, Seat},
+    wire,
+};
+
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The room's log cannot be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the memory store cannot be reached just now")]
+pub struct EventsRefused;
+
+/// Where a client that was here before goes on: `Last-Event-ID`.
+///
+/// # Errors
+/// A sentence for the client, when it is no id of this stream.
+pub fn resumed_from(headers: &HeaderMap) -> Result<Option<i64>, &'static str> {
+    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let id = id.to_str().ok().and_then(|text| text.parse::<i64>().ok()).filter(|id| *id >= 0);
+    id.map(Some).ok_or("`Last-Event-ID` must be the id of an event of this stream")
+}
+
+impl<S: Service> Rooms<S> {
+    /// A stream of the tenant's changes from `since` on, or from now.
+    ///
+    /// # Errors
+    /// [`EventsRefused`].
+    pub async fn events(
+        &self,
+        tenant: TenantId,
+        member: S::Member,
+        since: Option<i64>,
+    ) -> Result<Response<Body>, EventsRefused> {
+        let seat = self.0.enter(tenant, member, Kind::Stream, None).map_err(|_| EventsRefused)?;
+        let start = seat.room.start().await.ok_or(EventsRefused)?;
+        let last = seat.room.watch();
+        let follower = Follower { place: since.unwrap_or(start), rooms: self.clone(), seat, last };
+        // The first bytes go at once: the client knows that it is connected.
+        let begin = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b": connected\n\n"))]);
+        let events = stream::unfold(follower, |mut follower| async move {
+            let bytes = follower.next().await?;
+            Some((Ok::<_, Infallible>(bytes), follower))
+        });
+        let mut response = Response::new(Body::from_stream(futures::StreamExt::chain(begin, events)));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        Ok(response)
+    }
+}
+
+struct Follower<S: Service> {
+    rooms: Rooms<S>,
+    seat: Seat<S>,
+    last: watch::Receiver<Option<i64>>,
+    place: i64,
+}
+
+impl<S: Service> Follower<S> {
+    /// The next events; `None`: the stream ends, and the client reconnects if it may.
+    async fn next(&mut self) -> Option<Bytes> {
+        let rooms = Arc::clone(&self.rooms.0);
+        loop {
+            let place = self.place;
+            match self.seat.room.after(place) {
+                Slice::Frames(frames) => return Some(self.tell(&frames)),
+                Slice::Elsewhere => {
+                    match rooms.service.changes(self.seat.room.tenant(), Some(place), Duration::from_secs(1)).await {
+                        Ok(page) if page.resync => {
+                            rooms.metrics.resyncs.inc();
+                            self.place = page.seq;
+                            return Some(event(page.seq, "resync", &wire::resync(page.seq)).into());
+                        }
+                        Ok(page) if page.changes.is_empty() => {}
+                        Ok(page) => {
+                            return Some(self.tell(&page.changes.into_iter().map(Frame::from).collect::<Vec<_>>()));
+                        }
+                        Err(_) => sleep(PAUSE).await,
+                    }
+                }
+                Slice::Current => tokio::select! {
+                    known = self.last.wait_for(|last| last.is_some_and(|last| last != place)) => drop(known.ok()?),
+                    () = sleep(KEEP_ALIVE) => return Some(Bytes::from_static(b": \n\n")),
+                    () = self.seat.ended.cancelled() => return None,
+                    () = rooms.leaving.cancelled() => return None,
+                },
+            }
+        }
+    }
+
+    fn tell(&mut self, frames: &[Frame]) -> Bytes {
+        if let Some(last) = frames.last() {
+            self.place = last.seq;
+        }
+        self.rooms.0.metrics.changes.inc_by(frames.len() as u64);
+        frames.iter().map(|frame| event(frame.seq, "change", &frame.text)).collect::<String>().into()
+    }
+}
+
+/// JSON has no line break of its own, so it is one line of data.
+fn event(id: i64, name: &str, data: &str) -> String {
+    format!("id: {id}\nevent: {name}\ndata: {data}\n\n")
+}

@@ -1,0 +1,336 @@
+//! One socket: its handshake, then a loop over what can happen to it. It waits for nobody but its own client, and never
+//! longer than [`Times`](crate::Times) says.
+//!
+//! Operations that wait together go together, one batch at a time, so they are carried out in the order of their frames.
+//! While too many wait nothing more is read, and the client's own writing slows down.
+
+use std::{collections::VecDeque, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{
+    Admission, Changes, Service, Standing,
+    metrics::{CodeLabel, ResultLabel},
+    pace::Pace,
+    room::{Frame, Slice},
+    rooms::{Full, Inner, Kind, Seat},
+    socket::{End, Socket},
+    wire::{self, Operation, code},
+};
+
+/// Operations in one batch, and that wait for the next.
+const BATCH: usize = 128;
+const WAITING_MOST: usize = 256;
+const WAITING_BYTES: usize = 1024 * 1024;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves a socket to its end.
+pub(crate) async fn serve<S, I>(rooms: Arc<Inner<S>>, mut socket: Socket<I>, client: IpAddr)
+where
+    S: Service,
+    I: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let end = match greet(&rooms, &mut socket, client).await {
+        Ok(mut session) => match Box::pin(session.run(&mut socket)).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        },
+        Err(end) => end,
+    };
+    let code = socket.end(end).await.unwrap_or(code::NORMAL);
+    rooms.metrics.closed.get_or_create(&CodeLabel { code }).inc();
+}
+
+/// The handshake of `docs/sync.md`.
+async fn greet<S, I>(rooms: &Arc<Inner<S>>, socket: &mut Socket<I>, client: IpAddr) -> Result<Session<S>, End>
+where
+    S: Service,
+    I: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let within = rooms.times.send;
+    let first = async {
+        loop {
+            if let Some(text) = socket.next().await? {
+                return Ok::<_, End>(text);
+            }
+        }
+    };
+    let text = tokio::select! {
+        first = timeout(rooms.times.hello, first) => if let Ok(text) = first {
+            text?
+        } else {
+            let detail = "no first frame with a key came in time";
+            socket.text(wire::refused("missing-api-key", detail), within).await?;
+            return Err(End::close(code::POLICY, detail));
+        },
+        () = rooms.leaving.cancelled() => return Err(End::close(code::RESTART, "this server ends; reconnect")),
+    };
+    let hello = match wire::read_hello(&text) {
+        Ok(hello) => hello,
+        Err(detail) => {
+            socket.text(wire::refused("invalid-request", detail), within).await?;
+            return Err(End::close(code::POLICY, "the first frame is not valid"));
+        }
+    };
+    drop(text);
+    let since = hello.since;
+    let Admission { member, tenant, agent } = match rooms.service.admit(hello, client).await {
+        Ok(admission) => admission,
+        Err(refusal) => {
+            socket.text(wire::refused(refusal.error, &refusal.detail), within).await?;
+            return Err(End::close(refusal.code, refusal.error));
+        }
+    };
+    let seat = match rooms.enter(tenant, member.clone(), Kind::Socket, rooms.service.limits(&member).sockets) {
+        Ok(seat) => seat,
+        Err(Full { limit }) => {
+            let detail = format!("the tenant has {limit} sockets open here already: close some, or take a larger tier");
+            socket.text(wire::refused("too-many-sockets", &detail), within).await?;
+            return Err(End::close(code::TOO_MANY_SOCKETS, "too-many-sockets"));
+        }
+    };
+    let Some(start) = seat.room.start().await else {
+        socket.text(wire::refused("unavailable", "the memory store cannot be reached; try again"), within).await?;
+        return Err(End::close(code::TRY_LATER, "unavailable"));
+    };
+    socket.text(wire::authenticated(start, &agent), within).await?;
+    let now = Instant::now();
+    Ok(Session {
+        last: seat.room.watch(),
+        member,
+        place: since.unwrap_or(start),
+        waiting: VecDeque::new(),
+        waiting_bytes: 0,
+        running: None,
+        catching_up: None,
+        pace: Pace::new(now.into_std()),
+        read_again: None,
+        heard: now,
+        pinged: now,
+        rooms: rooms.clone(),
+        seat,
+    })
+}
+
+/// A socket that was let in.
+struct Session<S: Service> {
+    rooms: Arc<Inner<S>>,
+    seat: Seat<S>,
+    member: S::Member,
+    last: watch::Receiver<Option<i64>>,
+    /// The last change that the client was sent.
+    place: i64,
+    waiting: VecDeque<Operation>,
+    waiting_bytes: usize,
+    running: Option<BoxFuture<'static, Vec<String>>>,
+    catching_up: Option<BoxFuture<'static, Option<Changes>>>,
+    pace: Pace,
+    /// Nothing is read before, for the client sends faster than it may.
+    read_again: Option<Instant>,
+    heard: Instant,
+    pinged: Instant,
+}
+
+enum Never {}
+
+impl<S: Service> Session<S> {
+    async fn run<I>(&mut self, socket: &mut Socket<I>) -> Result<Never, End>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let times = self.rooms.times;
+        let mut leaving = false;
+        loop {
+            self.start_batch();
+            self.send_changes(socket).await?;
+            if leaving && self.running.is_none() {
+                return Err(End::close(code::RESTART, "this server ends; reconnect"));
+            }
+            let room_left = self.waiting.len() < WAITING_MOST && self.waiting_bytes < WAITING_BYTES;
+            let reading = room_left && self.read_again.is_none() && !leaving;
+            let look = (self.pinged + times.ping).min(self.heard + times.idle);
+            let place = self.place;
+            tokio::select! {
+                frame = socket.next(), if reading => {
+                    self.heard = Instant::now();
+                    if let Some(text) = frame? {
+                        self.take_operation(&text, socket).await?;
+                    }
+                }
+                answers = maybe(&mut self.running) => {
+                    self.running = None;
+                    socket.send(answers.into_iter().map(|text| Message::Text(text.into())), times.send).await?;
+                }
+                page = maybe(&mut self.catching_up) => {
+                    self.catching_up = None;
+                    if let Some(page) = page {
+                        self.take_page(page, socket).await?;
+                    }
+                }
+                moved = moved_from(&mut self.last, place), if self.catching_up.is_none() => {
+                    // The room goes only after its last seat.
+                    if !moved {
+                        return Err(End::close(code::TRY_LATER, "the room was closed"));
+                    }
+                }
+                () = sleep_until(self.read_again.unwrap_or(look)), if self.read_again.is_some() => self.read_again = None,
+                () = sleep_until(look) => {
+                    let now = Instant::now();
+                    if reading && self.heard + times.idle <= now {
+                        return Err(End::close(code::IDLE, "nothing came for too long"));
+                    }
+                    if !reading {
+                        // What it sent waits with us: it cannot be blamed for silence.
+                        self.heard = now;
+                    }
+                    self.pinged = now;
+                    socket.send([Message::Ping(bytes::Bytes::new())], times.send).await?;
+                }
+                () = self.seat.ended.cancelled() => return Err(self.dismissal()),
+                () = self.rooms.leaving.cancelled(), if !leaving => leaving = true,
+            }
+        }
+    }
+
+    fn dismissal(&self) -> End {
+        match self.rooms.service.standing(&self.member) {
+            Standing::Suspended => End::close(code::SUSPENDED, "the tenant is suspended"),
+            Standing::KeyEnded => End::close(code::KEY_ENDED, "the key was revoked or has expired"),
+            // It was good again in between.
+            Standing::Good => End::close(code::TRY_LATER, "reconnect"),
+        }
+    }
+
+    async fn take_operation<I>(&mut self, text: &str, socket: &mut Socket<I>) -> Result<(), End>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let now = Instant::now();
+        let per_second = self.rooms.service.limits(&self.member).operations_per_second;
+        self.read_again = self.pace.take(now.into_std(), per_second).map(Instant::from_std);
+        match wire::read_operation(text) {
+            Ok(operation) => {
+                self.waiting_bytes += operation.json.get().len();
+                self.waiting.push_back(operation);
+                Ok(())
+            }
+            Err(refusal) => {
+                self.rooms.metrics.operations.get_or_create(&ResultLabel { result: "malformed" }).inc();
+                socket.text(refusal, self.rooms.times.send).await
+            }
+        }
+    }
+
+    /// Sends what waits on its way, if nothing is.
+    fn start_batch(&mut self) {
+        if self.running.is_some() || self.waiting.is_empty() {
+            return;
+        }
+        let batch: Vec<Operation> = self.waiting.drain(..self.waiting.len().min(BATCH)).collect();
+        self.waiting_bytes -= batch.iter().map(|operation| operation.json.get().len()).sum::<usize>();
+        self.running = Some(carry_out(self.rooms.clone(), self.member.clone(), batch).boxed());
+    }
+
+    /// Sends what the room has for this place.
+    async fn send_changes<I>(&mut self, socket: &mut Socket<I>) -> Result<(), End>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        while self.catching_up.is_none() {
+            match self.seat.room.after(self.place) {
+                Slice::Current => break,
+                Slice::Frames(frames) => self.send_frames(frames, socket).await?,
+                Slice::Elsewhere => {
+                    let (rooms, tenant, place) = (self.rooms.clone(), self.seat.room.tenant(), self.place);
+                    self.catching_up = Some(read_log(rooms, tenant, place).boxed());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_frames<I>(&mut self, frames: Vec<Frame>, socket: &mut Socket<I>) -> Result<(), End>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let Some(last) = frames.last().map(|frame| frame.seq) else { return Ok(()) };
+        let count = frames.len() as u64;
+        socket.changes(frames, self.rooms.times.send).await?;
+        self.place = last;
+        self.rooms.metrics.changes.inc_by(count);
+        Ok(())
+    }
+
+    async fn take_page<I>(&mut self, page: Changes, socket: &mut Socket<I>) -> Result<(), End>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        if page.resync {
+            self.rooms.metrics.resyncs.inc();
+            self.place = page.seq;
+            return socket.text(wire::resync(page.seq), self.rooms.times.send).await;
+        }
+        self.send_frames(page.changes.into_iter().map(Frame::from).collect(), socket).await
+    }
+}
+
+/// Waits until the room is elsewhere. False: there is no room any more.
+async fn moved_from(last: &mut watch::Receiver<Option<i64>>, place: i64) -> bool {
+    last.wait_for(|last| last.is_some_and(|last| last != place)).await.is_ok()
+}
+
+/// Waits for what is under way; for ever when nothing is.
+async fn maybe<T>(running: &mut Option<BoxFuture<'static, T>>) -> T {
+    match running {
+        Some(running) => Pin::new(running).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A page of the log for one that is not within what the room holds. When there is nothing yet it is the room that lags: then
+/// this waits a moment.
+async fn read_log<S: Service>(rooms: Arc<Inner<S>>, tenant: tenancy::TenantId, place: i64) -> Option<Changes> {
+    match rooms.service.changes(tenant, Some(place), Duration::from_secs(1)).await {
+        Ok(page) => Some(page),
+        Err(error) => {
+            tracing::debug!(%tenant, %error, "the log cannot be read just now; trying again");
+            sleep(PAUSE).await;
+            None
+        }
+    }
+}
+
+/// Carries a batch out, however often it takes, and returns the frames that answer it.
+async fn carry_out<S: Service>(rooms: Arc<Inner<S>>, member: S::Member, batch: Vec<Operation>) -> Vec<String> {
+    let (ids, operations): (Vec<String>, Vec<_>) =
+        batch.into_iter().map(|Operation { op_id, json }| (op_id, json)).unzip();
+    let until = Instant::now() + rooms.times.patience;
+    let count = |result, n: usize| {
+        rooms.metrics.operations.get_or_create(&ResultLabel { result }).inc_by(n as u64);
+    };
+    loop {
+        match rooms.service.carry_out(&member, &operations).await {
+            Ok(outcomes) => {
+                let refused = outcomes.iter().filter(|outcome| outcome.refused).count();
+                count("refused", refused);
+                count("done", outcomes.len() - refused);
+                return outcomes.into_iter().map(wire::answer).collect();
+            }
+            Err(error) if Instant::now() < until => {
+                tracing::debug!(%error, "operations cannot be carried out just now; trying again");
+                sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
+            }
+            Err(_) => {
+                count("unavailable", ids.len());
+                let detail = "it could not be carried out for too long; whether it was is not known: send it again";
+                return ids.iter().map(|id| wire::error(Some(id), "unavailable", detail)).collect();
+            }
+        }
+    }
+}
