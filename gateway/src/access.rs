@@ -1,4 +1,5 @@
-//! Around every request: its id, the Host rule, what a panic becomes, one line in the log, the metrics.
+//! Around every request: its id, the Host rule, web pages of other sites, compressed answers, what a panic becomes, one
+//! line in the log, the metrics.
 
 use std::{
     net::IpAddr,
@@ -9,35 +10,57 @@ use std::{
 
 use axum::body::Body;
 use futures::FutureExt;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header::HOST, uri::Authority};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Version,
+    header::{HOST, ORIGIN},
+    uri::Authority,
+};
 use telemetry::TraceId;
 use tenancy::{REQUEST_ID_HEADER, TenantId};
 use tracing::{Instrument as _, Span, field::Empty};
 use uuid::Uuid;
 
 use crate::{
+    encoding::Wanted,
     error::{Error, Failure},
     metrics::{Answered, NO_TIER},
-    router::{Gateway, Trace},
+    router::{self, Gateway, Trace},
 };
+
+/// The route of a request that has none.
+const UNMATCHED: &str = "unmatched";
 
 /// Answers one request, whatever happens to it.
 pub async fn answer(gateway: &Gateway, mut request: Request<Body>, client: IpAddr) -> Response<Body> {
     let request_id = request_id(request.headers());
-    let mut line = Line::begin(gateway, request.method(), &request_id);
+    let route = router::find(request.method(), request.uri().path());
+    let name = route.as_ref().map_or(UNMATCHED, |route| route.template);
+    let mut line = Line::begin(gateway, name_of(request.method()), name, &request_id);
+    let (origin, wanted) = (request.headers().get(ORIGIN).cloned(), Wanted::of(&request));
     let mut response = if let Err(error) = check_host(&request) {
         error.into_response()
+    } else if let Some(preflight) = preflight(gateway, &request, &mut line) {
+        preflight
     } else {
         let span = line.span.clone();
         telemetry::continue_from(&span, request.headers());
         telemetry::pass_on(&span, request.headers_mut());
-        let work = gateway.answer(request, client, &request_id, &mut line.trace).instrument(span);
+        let work = gateway.answer(route, request, client, &request_id, &mut line.trace).instrument(span);
         AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Error::Panicked.into_response())
     };
     response.headers_mut().insert(REQUEST_ID_HEADER, request_id.clone());
     let failure = response.extensions_mut().remove::<Failure>();
+    gateway.cors.open(origin.as_ref(), response.headers_mut());
     line.end(response.status().as_u16(), failure.as_ref());
-    response
+    wanted.compress(response)
+}
+
+/// The answer to a preflight of a path that exists.
+fn preflight(gateway: &Gateway, request: &Request<Body>, line: &mut Line<'_>) -> Option<Response<Body>> {
+    let path = request.uri().path();
+    let response = gateway.cors.preflight(request, &router::allowed(path)?)?;
+    line.trace.route = router::at(path).next();
+    Some(response)
 }
 
 /// The client's own id if it is 1 to 128 visible ASCII characters, else a new one.
@@ -77,10 +100,10 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn begin(gateway: &'a Gateway, method: &Method, request_id: &'a HeaderValue) -> Self {
+    fn begin(gateway: &'a Gateway, method: &'static str, route: &'static str, request_id: &'a HeaderValue) -> Self {
         gateway.metrics.in_flight.inc();
-        let (begun, trace, method) = (Instant::now(), Trace::default(), name_of(method));
-        Self { gateway, method, request_id, begun, trace, span: span(method), ended: false }
+        let (begun, trace) = (Instant::now(), Trace::default());
+        Self { gateway, method, request_id, begun, trace, span: span(method, route), ended: false }
     }
 
     fn end(&mut self, status: u16, failure: Option<&Failure>) {
@@ -88,7 +111,7 @@ impl<'a> Line<'a> {
         let Self { gateway, method, request_id, begun, trace, span, ended: _ } = self;
         let metrics = &gateway.metrics;
         let duration = begun.elapsed();
-        let route = trace.route.map_or("unmatched", |route| route.template);
+        let route = trace.route.map_or(UNMATCHED, |route| route.template);
         let tier: Arc<str> =
             trace.caller.as_ref().map_or_else(|| NO_TIER.into(), |caller| metrics.tier(&caller.tenant.tier));
         if let Some(failure) = failure {
@@ -96,8 +119,6 @@ impl<'a> Line<'a> {
         }
         let tenant = trace.caller.as_ref().map(|caller| caller.tenant.id);
         let request_id = request_id.to_str().unwrap_or_default();
-        span.record("otel.name", format!("{method} {route}"));
-        span.record("http.route", route);
         span.record("http.response.status_code", status);
         span.record("stellar.tier", &*tier);
         if let Some(tenant) = tenant {
@@ -122,15 +143,15 @@ impl Drop for Line<'_> {
     }
 }
 
-/// What traces tell of a request: never a key, a query, a body or a tenant's name.
-fn span(method: &'static str) -> Span {
+/// What traces tell of a request: never a key, a query, a body or a tenant's name. A span's name is the one that it begins with.
+fn span(method: &'static str, route: &'static str) -> Span {
     tracing::info_span!(
         "request",
         otel.kind = "server",
-        otel.name = Empty,
+        otel.name = format!("{method} {route}"),
         otel.status_code = Empty,
         http.request.method = method,
-        http.route = Empty,
+        http.route = route,
         http.response.status_code = Empty,
         stellar.tier = Empty,
         stellar.tenant.id = Empty,

@@ -31,22 +31,20 @@ pub struct Caller {
     pub key_hash: ApiKeyHash,
 }
 
-impl Caller {
-    /// Whether the key still counts, and where its tenant is served now. `None`: it would be refused.
-    pub fn still_served(&self, directory: &Directory, now: OffsetDateTime) -> Option<Arc<Tenant>> {
-        let (tenant, holder) = directory.find_key(&self.key_hash)?;
-        let expired = holder.expires_at.is_some_and(|end| end <= now);
-        (!expired && !tenant.suspended).then_some(tenant)
-    }
-}
-
 /// Finds the caller of a request.
 ///
 /// # Errors
 /// [`Error::MissingKey`], [`Error::TwoKeys`], [`Error::InvalidKey`] (whatever is wrong with the key), and
 /// [`Error::NotLoaded`] before the directory was loaded once.
 pub fn authenticate(headers: &HeaderMap, directory: &Directory, now: OffsetDateTime) -> Result<Caller, Error> {
-    let key = sent_key(headers)?;
+    holder(&sent_key(headers)?, directory, now)
+}
+
+/// The caller that a key belongs to.
+///
+/// # Errors
+/// [`Error::InvalidKey`], [`Error::NotLoaded`].
+pub fn holder(key: &ApiKey, directory: &Directory, now: OffsetDateTime) -> Result<Caller, Error> {
     if !directory.is_loaded() {
         return Err(Error::NotLoaded);
     }
@@ -59,14 +57,13 @@ pub fn authenticate(headers: &HeaderMap, directory: &Directory, now: OffsetDateT
 }
 
 /// Looks for a key that is not known here in Postgres. True: authenticating once more is worth it.
-pub async fn search(headers: &HeaderMap, directory: &Directory) -> bool {
-    let Ok(key) = sent_key(headers) else { return false };
+pub async fn search(key: &ApiKey, directory: &Directory) -> bool {
     let hash = key.hash();
     directory.find_key(&hash).is_none() && directory.search(hash).await
 }
 
 /// The key that a request carries, in one header or the same in both.
-fn sent_key(headers: &HeaderMap) -> Result<ApiKey, Error> {
+pub(crate) fn sent_key(headers: &HeaderMap) -> Result<ApiKey, Error> {
     let mut sent = Vec::with_capacity(1);
     for value in headers.get_all(API_KEY_HEADER) {
         sent.push(value.as_bytes().trim_ascii());

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 use telemetry::LogFormat;
 
-use crate::client_address::Network;
+use crate::{client_address::Network, cors::AllowedOrigin};
 
 /// The shared entrance to stellar-memory: authenticates every request and routes it to the tenant's engine.
 #[derive(Parser, Clone)]
@@ -30,6 +30,11 @@ pub struct Config {
     /// Engine of the pooled tenants: host:port, or several separated by commas. Names are resolved every second.
     #[arg(long, env = "POOLED_ENGINE")]
     pub pooled_engine: String,
+
+    /// Origin of web pages that may use the API from a browser, as https://app.example.org, or `*` for every page. May be
+    /// given several times.
+    #[arg(long = "cors-origin", env = "CORS_ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<AllowedOrigin>,
 
     /// Form of the log.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "json")]
@@ -95,6 +100,10 @@ pub struct Times {
     #[arg(long, env = "NARRATE_TIMEOUT", value_parser = duration, default_value = "15s")]
     pub narrate_timeout: Duration,
 
+    /// Answer to an import, from the request's head on: all of the file arrives within it.
+    #[arg(long, env = "IMPORT_TIMEOUT", value_parser = duration, default_value = "5m")]
+    pub import_timeout: Duration,
+
     /// Answer to every other request.
     #[arg(long, env = "REQUEST_TIMEOUT", value_parser = duration, default_value = "10s")]
     pub request_timeout: Duration,
@@ -110,6 +119,10 @@ pub struct Times {
     /// Whole reload of the directory, as a guard against a lost notice.
     #[arg(long, env = "FULL_RELOAD_INTERVAL", value_parser = duration, default_value = "3m")]
     pub full_reload_interval: Duration,
+
+    /// Between two reloads of tenants that notices of Postgres ask for. Anybody with a login can send such notices.
+    #[arg(long, env = "NOTICE_PAUSE", value_parser = duration, default_value = "100ms")]
+    pub notice_pause: Duration,
 }
 
 /// Reads `10s`, `500ms`, `2m` or a number of seconds.

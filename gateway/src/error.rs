@@ -6,11 +6,11 @@ use std::{fmt::Write, time::Duration};
 use axum::body::Body;
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use tenancy::{PROBLEM_JSON, Problem, ProblemType};
 
-use crate::limit::retry_after;
+use crate::{encoding, limit::retry_after};
 
 /// Why a request was not answered by an engine.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +54,15 @@ pub enum Error {
     /// The body is not JSON by its Content-Type.
     #[error("the body is not declared as JSON")]
     NotJson,
-    /// A value in body or query is wrong; a sentence for the client.
-    #[error("the request is not valid: {0}")]
+    /// The body has a coding that is not known, or several.
+    #[error("the body's content coding is not taken")]
+    Encoding,
+    /// All places for decoders of large bodies are taken.
+    #[error("no decoder is free")]
+    NoDecoder,
+    /// A value in body or query is wrong; a sentence for the client. It may repeat what the client sent, so the log goes
+    /// without it.
+    #[error("the request is not valid")]
     Invalid(String),
     /// The directory has not been loaded yet.
     #[error("the directory is not loaded yet")]
@@ -103,6 +110,15 @@ pub enum Error {
     /// The tenant has no live key of that id.
     #[error("no such API key")]
     NoSuchKey,
+    /// `/sync` was asked for in another way than a WebSocket's.
+    #[error(transparent)]
+    NoUpgrade(sync::NoUpgrade),
+    /// A web page asks for a socket whose origin is not configured.
+    #[error("the origin of a web page is not configured")]
+    ForeignOrigin,
+    /// A room's log cannot be reached.
+    #[error("the log of a room cannot be reached")]
+    NoLog,
     /// A handler panicked.
     #[error("a handler panicked")]
     Panicked,
@@ -125,7 +141,13 @@ impl Error {
 
     fn problem_type(&self) -> ProblemType {
         match self {
-            Self::Host(_) | Self::TwoKeys | Self::BodyBroken(_) | Self::Invalid(_) => ProblemType::InvalidRequest,
+            Self::Host(_)
+            | Self::TwoKeys
+            | Self::BodyBroken(_)
+            | Self::Invalid(_)
+            | Self::NoUpgrade(sync::NoUpgrade::Key) => ProblemType::InvalidRequest,
+            Self::NoUpgrade(_) => ProblemType::UpgradeRequired,
+            Self::ForeignOrigin => ProblemType::OriginNotAllowed,
             Self::MissingKey => ProblemType::MissingApiKey,
             Self::InvalidKey => ProblemType::InvalidApiKey,
             Self::Suspended => ProblemType::TenantSuspended,
@@ -134,10 +156,12 @@ impl Error {
             Self::MethodNotAllowed(_) => ProblemType::MethodNotAllowed,
             Self::BodyTooLarge(_) => ProblemType::PayloadTooLarge,
             Self::BodyTooSlow => ProblemType::RequestTimeout,
-            Self::NotJson => ProblemType::UnsupportedMediaType,
+            Self::NotJson | Self::Encoding => ProblemType::UnsupportedMediaType,
             Self::NotLoaded
+            | Self::NoDecoder
             | Self::Unreachable(_)
             | Self::NotServed
+            | Self::NoLog
             | Self::Database { .. }
             | Self::DatabaseTimeout(_) => ProblemType::Unavailable,
             Self::Lost(_) => ProblemType::BadGateway,
@@ -148,10 +172,15 @@ impl Error {
         }
     }
 
-    fn detail(&self) -> String {
+    pub(crate) fn detail(&self) -> String {
         match self {
             Self::Host(fault) => format!("The Host header is {fault}. Send exactly one."),
             Self::TwoKeys => "X-API-Key and Authorization hold different keys. Send one of them.".to_owned(),
+            Self::NoUpgrade(why) => format!("{why}."),
+            Self::ForeignOrigin => {
+                "Pages of this origin may not open a socket. Whoever runs this service can let them (--cors-origin).".to_owned()
+            }
+            Self::NoLog => "The memory store cannot be reached just now; reconnect.".to_owned(),
             Self::MissingKey => "Send an API key in the header X-API-Key or as Authorization: Bearer.".to_owned(),
             Self::InvalidKey => {
                 "The API key is malformed, unknown, revoked or expired. Use another one, or ask whoever runs this service."
@@ -170,6 +199,12 @@ impl Error {
             Self::BodyTooSlow => "The request's body did not arrive in time. Send it again.".to_owned(),
             Self::BodyBroken(_) => "The request's body is malformed or broke off.".to_owned(),
             Self::NotJson => "Send the body as JSON, with Content-Type: application/json.".to_owned(),
+            Self::Encoding => {
+                format!("The body may have one Content-Encoding: {}. Or send it as it is.", encoding::ACCEPTED)
+            }
+            Self::NoDecoder => {
+                "Too many large bodies in br are being read just now. Try again in a second, or send gzip.".to_owned()
+            }
             Self::Invalid(sentence) => sentence.clone(),
             Self::NotLoaded => "This gateway has just started. Try again in a second.".to_owned(),
             Self::Unreachable(_) => "The memory engine cannot be reached just now. Try again in a second.".to_owned(),
@@ -228,7 +263,15 @@ impl Error {
             Self::RateLimited(wait) | Self::TooManyFailures(wait) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after(*wait)));
             }
-            Self::NotLoaded | Self::Unreachable(_) | Self::NotServed => {
+            Self::NoUpgrade(why) => {
+                for (name, value) in why.headers() {
+                    headers.insert(name, value);
+                }
+            }
+            Self::Encoding => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(encoding::ACCEPTED));
+            }
+            Self::NotLoaded | Self::NoDecoder | Self::Unreachable(_) | Self::NotServed | Self::NoLog => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(1));
             }
             Self::Database { .. } | Self::DatabaseTimeout(_) => {
@@ -263,6 +306,13 @@ mod tests {
         assert_eq!(response.status(), 405);
         assert_eq!(response.headers()[ALLOW], "GET, HEAD");
         assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM_JSON);
+    }
+
+    #[test]
+    fn the_log_never_repeats_what_a_client_sent() {
+        let error = Error::Invalid("invalid type: string \"sk-stellar-…\", expected i64".to_owned());
+        assert!(error.detail().contains("sk-stellar"), "the client reads what is wrong");
+        assert_eq!(chain(&error), "the request is not valid");
     }
 
     #[test]

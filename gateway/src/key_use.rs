@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use sqlx::PgPool;
+use login_pool::LoginPool;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -40,7 +40,7 @@ impl KeyUses {
     }
 
     /// Writes every ten seconds until cancelled, and a last time then.
-    pub async fn write_regularly(&self, pool: PgPool, cancelled: CancellationToken) {
+    pub async fn write_regularly(&self, pool: LoginPool, cancelled: CancellationToken) {
         let mut failing = false;
         while cancelled.run_until_cancelled(tokio::time::sleep(WRITE_EVERY)).await.is_some() {
             let done = self.write(&pool).await;
@@ -56,7 +56,7 @@ impl KeyUses {
         }
     }
 
-    async fn write(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+    async fn write(&self, pool: &LoginPool) -> Result<(), sqlx::Error> {
         loop {
             let batch = self.take();
             if batch.is_empty() {
@@ -69,7 +69,8 @@ impl KeyUses {
                 times.push(*at);
             }
             let query = sqlx::query("SELECT stellar.keys_used($1, $2, $3)").bind(tenants).bind(keys).bind(times);
-            let written = tokio::time::timeout(WRITE_TIMEOUT, query.persistent(false).execute(pool)).await;
+            let write = async { query.persistent(false).execute(&mut *pool.acquire().await?).await };
+            let written = tokio::time::timeout(WRITE_TIMEOUT, write).await;
             if let Err(error) = written.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
                 self.put_back(batch);
                 return Err(error);

@@ -13,6 +13,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use sync::SyncMetrics;
+
 use crate::directory::Directory;
 
 const MAX_TIERS: usize = 32;
@@ -79,6 +81,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Uses of API keys that were not noted because too many waited.
     pub key_uses_dropped: Counter,
+    /// What rooms count.
+    pub sync: SyncMetrics,
 }
 
 impl Default for Metrics {
@@ -103,6 +107,7 @@ impl Default for Metrics {
             connections: Gauge::default(),
             in_flight: Gauge::default(),
             key_uses_dropped: Counter::default(),
+            sync: SyncMetrics::default(),
         };
         registry.register(
             "requests",
@@ -151,6 +156,7 @@ impl Default for Metrics {
             metrics.key_uses_dropped.clone(),
         );
         registry.register("uptime_seconds", "Time since the start", metrics.uptime.clone());
+        metrics.sync.register(&mut registry);
         metrics.registry = registry;
         metrics
     }

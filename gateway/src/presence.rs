@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use sqlx::PgPool;
+use login_pool::LoginPool;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -40,7 +40,7 @@ impl Presence {
     }
 
     /// Says every 5 s that this gateway lives, until cancelled; says then that it leaves.
-    pub async fn announce(&self, pool: PgPool, cancelled: CancellationToken) {
+    pub async fn announce(&self, pool: LoginPool, cancelled: CancellationToken) {
         let mut beats = interval(BEAT_EVERY);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;
@@ -58,16 +58,20 @@ impl Presence {
             }
             failing = done.is_err();
         }
-        let leave = sqlx::query("SELECT stellar.gateway_leave($1)").bind(self.id).persistent(false).execute(&pool);
+        let leave = async {
+            let query = sqlx::query("SELECT stellar.gateway_leave($1)").bind(self.id).persistent(false);
+            query.execute(&mut *pool.acquire().await?).await
+        };
         if !matches!(timeout(BEAT_TIMEOUT, leave).await, Ok(Ok(_))) {
             tracing::warn!("could not say that this gateway leaves; its share of the rates returns in 15 s");
         }
     }
 
-    async fn beat(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+    async fn beat(&self, pool: &LoginPool) -> Result<(), sqlx::Error> {
         let query =
             sqlx::query_scalar::<_, i32>("SELECT stellar.gateway_heartbeat($1)").bind(self.id).persistent(false);
-        let live = timeout(BEAT_TIMEOUT, query.fetch_one(pool)).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        let live = async { query.fetch_one(&mut *pool.acquire().await?).await };
+        let live = timeout(BEAT_TIMEOUT, live).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
         let live = u32::try_from(live).unwrap_or(1).max(1);
         if self.live.swap(live, Ordering::Relaxed) != live {
             tracing::info!(live, "the number of live gateways changed");

@@ -7,29 +7,39 @@ use std::{
 };
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
-use sqlx::PgPool;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+    request::Parts,
+};
+use login_pool::LoginPool;
+use sync::{Rooms, WebSocketUpgrade};
 use time::OffsetDateTime;
 
 use crate::{
     auth::{self, Caller},
     client_address::FailureLimits,
     config::Times,
+    cors::Cors,
     directory::Directory,
+    docs,
     error::Error,
     key_use::KeyUses,
     keys,
     limit::{self, Verdict},
     metrics::Metrics,
+    openapi::Health,
     presence::Presence,
     proxy::{Passing, Proxy},
+    rooms::Engines,
+    server::Held,
 };
 
 /// One method on one path.
 pub struct Route {
     /// GET also answers HEAD.
     pub method: Method,
-    /// The path, with `{id}` for one segment. Also the label on metrics and in the log.
+    /// The path, with `{id}` or another name in braces for one segment. Also the label on metrics and in the log.
     pub template: &'static str,
     /// Who answers.
     pub handler: Handler,
@@ -50,14 +60,28 @@ pub enum Handler {
     Engine,
     /// This program, for anybody.
     Health,
+    /// As `Health`: the description of the API.
+    Document,
+    /// As `Health`: the page that shows it.
+    Page,
+    /// As `Health`: a file of that page.
+    PageFile,
     /// This program, from directory and Postgres.
     Usage,
+    /// As `Usage`.
+    ListAgents,
     /// As `Usage`.
     ListKeys,
     /// As `Usage`.
     CreateKey,
     /// As `Usage`.
+    RotateKey,
+    /// As `Usage`.
     RevokeKey,
+    /// This program: a room of the tenant, as a socket that authenticates by its first frame.
+    Sync,
+    /// This program: a room of the tenant, as server-sent events.
+    Events,
 }
 
 /// Which of the configured times a route has.
@@ -69,8 +93,12 @@ pub enum RouteTime {
     Recall,
     /// `narrate_timeout`
     Narrate,
+    /// `import_timeout`
+    Import,
     /// `request_timeout`
     Other,
+    /// A minute, in which the engine waits for news, and some more.
+    Follow,
 }
 
 /// Whether a request may be sent again after it was sent.
@@ -87,11 +115,17 @@ pub enum Repeat {
 pub enum Answer {
     /// Comes at once.
     Whole,
-    /// Comes as long as the client listens.
-    Events,
+    /// Comes at once, and as slowly as the client reads it, as long as its key counts.
+    Download,
+    /// Comes when there is news, over a connection that many share.
+    Followed,
 }
 
+/// Longer than an engine lets anybody wait for news.
+const FOLLOW: Duration = Duration::from_secs(70);
 const JSON_BODY: usize = 256 * 1024;
+const BATCH_BODY: usize = 4 * 1024 * 1024;
+const IMPORT_BODY: usize = 64 * 1024 * 1024;
 const KEY_BODY: usize = 16 * 1024;
 
 const fn engine(method: Method, template: &'static str, time: RouteTime, body_limit: usize, repeat: Repeat) -> Route {
@@ -103,30 +137,44 @@ const fn local(method: Method, template: &'static str, handler: Handler, body_li
     Route { method, template, handler, time, body_limit, repeat, answer }
 }
 
-const fn events(template: &'static str) -> Route {
+const fn download(template: &'static str) -> Route {
     let (method, time, body_limit, repeat) = (Method::GET, RouteTime::Other, 0, Repeat::Always);
-    Route { method, template, handler: Handler::Engine, time, body_limit, repeat, answer: Answer::Events }
+    Route { method, template, handler: Handler::Engine, time, body_limit, repeat, answer: Answer::Download }
 }
 
 use Repeat::{Always, WithKey};
-use RouteTime::{Narrate, Other, Recall, Store};
+use RouteTime::{Follow, Import, Narrate, Other, Recall, Store};
 
 /// The API.
-pub static ROUTES: [Route; 13] = [
+pub static ROUTES: [Route; 25] = [
     local(Method::GET, "/health", Handler::Health, 0),
+    local(Method::GET, "/openapi.json", Handler::Document, 0),
+    local(Method::GET, "/docs", Handler::Page, 0),
+    local(Method::GET, "/docs/{file}", Handler::PageFile, 0),
     engine(Method::POST, "/api/v1/store", Store, JSON_BODY, WithKey),
+    engine(Method::POST, "/api/v1/batch", Store, BATCH_BODY, WithKey),
     engine(Method::GET, "/api/v1/recall", Recall, 0, Always),
     // Forgetting twice forgets once. The key lets an engine answer a repeated one as it did the first.
     engine(Method::DELETE, "/api/v1/forget/{id}", Other, 0, WithKey),
     engine(Method::GET, "/api/v1/memories", Other, 0, Always),
+    engine(Method::GET, "/api/v1/memories/{id}", Other, 0, Always),
+    // Written twice it would win over what was written in between.
+    engine(Method::PATCH, "/api/v1/memories/{id}", Store, JSON_BODY, WithKey),
     engine(Method::GET, "/api/v1/timeline", Other, 0, Always),
     // It tells of memories and writes none.
     engine(Method::POST, "/api/v1/narrate", Narrate, JSON_BODY, Always),
     engine(Method::GET, "/api/v1/stats", Other, 0, Always),
-    events("/api/v1/events"),
+    engine(Method::GET, "/api/v1/audit", Other, 0, Always),
+    download("/api/v1/export"),
+    // What is there already is not imported again.
+    engine(Method::POST, "/api/v1/import", Import, IMPORT_BODY, Always),
+    local(Method::GET, "/api/v1/events", Handler::Events, 0),
+    local(Method::GET, "/api/v1/sync", Handler::Sync, 0),
     local(Method::GET, "/api/v1/auth/usage", Handler::Usage, 0),
+    local(Method::GET, "/api/v1/auth/agents", Handler::ListAgents, 0),
     local(Method::GET, "/api/v1/auth/api-keys", Handler::ListKeys, 0),
     local(Method::POST, "/api/v1/auth/api-keys", Handler::CreateKey, KEY_BODY),
+    local(Method::POST, "/api/v1/auth/api-keys/{id}/rotate", Handler::RotateKey, KEY_BODY),
     local(Method::DELETE, "/api/v1/auth/api-keys/{id}", Handler::RevokeKey, 0),
 ];
 
@@ -137,7 +185,9 @@ impl RouteTime {
             Store => times.store_timeout,
             Recall => times.recall_timeout,
             Narrate => times.narrate_timeout,
+            Import => times.import_timeout,
             Other => times.request_timeout,
+            Follow => FOLLOW,
         }
     }
 }
@@ -148,17 +198,27 @@ impl RouteTime {
 /// [`Error::NoRoute`]; [`Error::MethodNotAllowed`] if the path takes others.
 pub fn find(method: &Method, path: &str) -> Result<&'static Route, Error> {
     let wanted = if method == Method::HEAD { &Method::GET } else { method };
-    let mut allowed: Vec<&str> = Vec::new();
-    for route in ROUTES.iter().filter(|route| matches(route.template, path)) {
-        if route.method == wanted {
-            return Ok(route);
-        }
-        allowed.push(route.method.as_str());
+    match at(path).find(|route| route.method == wanted) {
+        Some(route) => Ok(route),
+        None => Err(allowed(path).map_or(Error::NoRoute, Error::MethodNotAllowed)),
+    }
+}
+
+/// The routes of a path: one for each method.
+pub(crate) fn at(path: &str) -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().filter(move |route| matches(route.template, path))
+}
+
+/// The methods that a path takes, as a header lists them. `None`: there is no such path.
+pub(crate) fn allowed(path: &str) -> Option<String> {
+    let mut methods: Vec<&str> = Vec::new();
+    for route in at(path) {
+        methods.push(route.method.as_str());
         if route.method == Method::GET {
-            allowed.push("HEAD");
+            methods.push("HEAD");
         }
     }
-    if allowed.is_empty() { Err(Error::NoRoute) } else { Err(Error::MethodNotAllowed(allowed.join(", "))) }
+    (!methods.is_empty()).then(|| methods.join(", "))
 }
 
 fn matches(template: &str, path: &str) -> bool {
@@ -167,7 +227,7 @@ fn matches(template: &str, path: &str) -> bool {
     loop {
         match (wanted.next(), given.next()) {
             (None, None) => return true,
-            (Some("{id}"), Some(segment)) if !segment.is_empty() => {}
+            (Some(word), Some(segment)) if word.starts_with('{') && !segment.is_empty() => {}
             (Some(word), Some(segment)) if word == segment => {}
             _ => return false,
         }
@@ -179,17 +239,21 @@ pub struct Gateway {
     /// Who is who.
     pub directory: Arc<Directory>,
     /// The way to the engines.
-    pub proxy: Proxy,
+    pub proxy: Arc<Proxy>,
+    /// The rooms of those who follow their tenant's log.
+    pub rooms: Rooms<Engines>,
     /// Postgres, for the routes under /auth.
-    pub pool: PgPool,
+    pub pool: LoginPool,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// With how many gateways the rates are shared.
     pub presence: Arc<Presence>,
     /// Which keys were used.
     pub key_uses: Arc<KeyUses>,
+    /// Which web pages may ask.
+    pub cors: Cors,
     /// Who fails to authenticate too often.
-    pub failures: FailureLimits,
+    pub failures: Arc<FailureLimits>,
     /// The start, from which limiters count.
     pub started: Instant,
     /// How long things may take.
@@ -206,21 +270,25 @@ pub struct Trace {
 }
 
 impl Gateway {
-    /// Answers a request of `client` (see `client_address`).
+    /// Answers a request of `client` (see `client_address`). `route`: what [`find`] says of it.
     pub async fn answer(
         &self,
+        route: Result<&'static Route, Error>,
         request: Request<Body>,
         client: IpAddr,
         request_id: &HeaderValue,
         trace: &mut Trace,
     ) -> Response<Body> {
-        let route = match find(request.method(), request.uri().path()) {
+        let route = match route {
             Ok(route) => route,
             Err(error) => return error.into_response(),
         };
         trace.route = Some(route);
-        if route.handler == Handler::Health {
-            return health();
+        if let Some(response) = open(route.handler, &request) {
+            return response;
+        }
+        if route.handler == Handler::Sync {
+            return self.open_socket(request, client).unwrap_or_else(Error::into_response);
         }
         let caller = match self.caller(request.headers(), client).await {
             Ok(caller) => caller,
@@ -261,10 +329,16 @@ impl Gateway {
         match route.handler {
             Handler::Engine => self.proxy.pass(Passing { caller, route, parts, body, request_id }).await,
             Handler::Usage => keys::usage(self, &caller).await,
+            Handler::ListAgents => keys::agents(self, &caller, parts.uri.query()).await,
             Handler::ListKeys => keys::list(self, &caller, parts.uri.query()).await,
             Handler::CreateKey => keys::create(self, &caller, &parts.headers, body).await,
+            Handler::RotateKey => keys::rotate(self, &caller, parts.uri.path(), &parts.headers, body).await,
             Handler::RevokeKey => keys::revoke(self, &caller, parts.uri.path()).await,
-            Handler::Health => Ok(health()),
+            Handler::Events => self.open_stream(caller, &parts).await,
+            // Answered before anybody was asked who they are.
+            Handler::Health | Handler::Document | Handler::Page | Handler::PageFile | Handler::Sync => {
+                Err(Error::NoRoute)
+            }
         }
     }
 
@@ -274,10 +348,31 @@ impl Gateway {
             Ok(caller) => return Ok(caller),
             Err(error) => self.refuse(error, client),
         };
-        if matches!(error, Error::InvalidKey) && auth::search(headers, &self.directory).await {
+        if matches!(error, Error::InvalidKey)
+            && let Ok(key) = auth::sent_key(headers)
+            && auth::search(&key, &self.directory).await
+        {
             return auth::authenticate(headers, &self.directory, now);
         }
         Err(error)
+    }
+
+    fn open_socket(&self, mut request: Request<Body>, client: IpAddr) -> Result<Response<Body>, Error> {
+        if !self.cors.admits_upgrade(request.headers()) {
+            return Err(Error::ForeignOrigin);
+        }
+        let upgrade = WebSocketUpgrade::of(&mut request).map_err(Error::NoUpgrade)?;
+        let response = upgrade.response();
+        // The socket counts among the connections of its client for as long as it lives.
+        self.rooms.serve(upgrade, client, request.extensions_mut().remove::<Held>());
+        Ok(response)
+    }
+
+    async fn open_stream(&self, caller: Caller, parts: &Parts) -> Result<Response<Body>, Error> {
+        let resumed = sync::resumed_from(&parts.headers).map_err(|said| Error::Invalid(said.to_owned()))?;
+        let since = since(parts.uri.query())?;
+        let tenant = caller.tenant.id;
+        self.rooms.events(tenant, caller, resumed.or(since)).await.map_err(|_| Error::NoLog)
     }
 
     /// A failed authentication, or the notice that there were too many.
@@ -290,9 +385,36 @@ impl Gateway {
     }
 }
 
+/// The one parameter of an event stream.
+fn since(query: Option<&str>) -> Result<Option<i64>, Error> {
+    let mut since = None;
+    for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        if name != "since" || since.is_some() {
+            return Err(Error::Invalid("only `since` may be given here, once".to_owned()));
+        }
+        let number = value.parse::<i64>().ok().filter(|number| *number >= 0);
+        since = Some(number.ok_or_else(|| Error::Invalid("`since` must be the number of a change".to_owned()))?);
+    }
+    Ok(since)
+}
+
+/// The answer of a route that asks for no key.
+fn open(handler: Handler, request: &Request<Body>) -> Option<Response<Body>> {
+    match handler {
+        Handler::Health => Some(health()),
+        Handler::Document => Some(docs::document()),
+        Handler::Page => Some(docs::page()),
+        Handler::PageFile => Some(docs::file(request.uri().path(), request.headers())),
+        _ => None,
+    }
+}
+
 /// That the program runs, and which.
-fn health() -> Response<Body> {
-    json(http::StatusCode::OK, &serde_json::json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }))
+#[utoipa::path(get, path = "/health", tag = "service", operation_id = "health", security(()), responses(
+    (status = 200, description = "It runs", body = Health),
+))]
+pub(crate) fn health() -> Response<Body> {
+    json(http::StatusCode::OK, &Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
 }
 
 /// A JSON answer.
@@ -301,6 +423,8 @@ pub(crate) fn json(status: http::StatusCode, value: &impl serde::Serialize) -> R
     let mut response = Response::new(Body::from(serde_json::to_vec(value).unwrap_or_default()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // For whoever asked alone: a cache that knows no X-API-Key would give it to others.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -317,7 +441,8 @@ mod tests {
     #[test]
     fn every_route_finds_itself() {
         for route in &ROUTES {
-            let path = route.template.replace("{id}", "6f1d4b0e-8a52-4e0c-9d54-0b6a2f6f9f11");
+            let path =
+                route.template.replace("{id}", "6f1d4b0e-8a52-4e0c-9d54-0b6a2f6f9f11").replace("{file}", "start.js");
             let found = find(&route.method, &path).unwrap_or_else(|error| panic!("{path}: {error}"));
             assert!(std::ptr::eq(found, route), "{path}");
         }
@@ -336,9 +461,16 @@ mod tests {
 
     #[test]
     fn unknown_paths_are_not_found() {
-        for path in
-            ["/", "", "/api/v1", "/api/v1/recall/", "/api/v1/forget/", "/api/v1/forget/a/b", "//health", "/api/v1/sync"]
-        {
+        for path in [
+            "/",
+            "",
+            "/api/v1",
+            "/api/v1/recall/",
+            "/api/v1/forget/",
+            "/api/v1/forget/a/b",
+            "//health",
+            "/api/v1/sync/",
+        ] {
             assert!(matches!(find(&Method::GET, path), Err(Error::NoRoute)), "{path}");
         }
     }
@@ -352,6 +484,7 @@ mod tests {
         assert_eq!(allowed(Method::GET, "/api/v1/store"), "POST");
         assert_eq!(allowed(Method::PATCH, "/api/v1/auth/api-keys"), "GET, HEAD, POST");
         assert_eq!(allowed(Method::HEAD, "/api/v1/forget/x"), "DELETE");
+        assert_eq!(allowed(Method::DELETE, "/api/v1/memories/x"), "GET, HEAD, PATCH");
     }
 
     #[test]

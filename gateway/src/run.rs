@@ -7,17 +7,15 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    str::FromStr,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use axum::body::Body;
 use http::{Request, Response};
-use sqlx::{
-    PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use login_pool::{LoginPool, UrlFile};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sync::Rooms;
 use tenancy::{MasterKey, MasterKeyError};
 use tokio::{
     net::TcpListener,
@@ -31,12 +29,14 @@ use crate::{
     access,
     client_address::FailureLimits,
     config::{ClientLimits, Config},
+    cors::Cors,
     directory::Refresher,
     health::Health,
     key_use::KeyUses,
     metrics::Metrics,
     presence::Presence,
     proxy::Proxy,
+    rooms::Engines,
     router::Gateway,
     server::{self, Ending, Handler, Rules},
 };
@@ -44,6 +44,8 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LAST_NOTES: Duration = Duration::from_secs(6);
 const HEALTH_CONNECTIONS: usize = 64;
+/// Files beside those of clients: listeners, Postgres, engines.
+const OWN_FILES: usize = 256;
 
 /// Why the gateway could not run.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +93,7 @@ impl Handler for Gateway {
 /// [`RunError`], only before it serves.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
     let started = Instant::now();
+    allow_files(config.clients.max_connections + OWN_FILES);
     let metrics = Arc::new(Metrics::default());
     let ending = Ending::default();
     let health_ending = Ending::default();
@@ -103,23 +106,34 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     platform.spawn(server::serve(health_listener, health.clone(), health_rules(&config), health_ending.clone()));
 
     let Some(Secrets { database, master_key }) = read_secrets(&config, &stop).await? else { return Ok(()) };
-    let pool = pool(database);
-    let (directory, refresher) =
-        Refresher::new(master_key, pool.clone(), metrics.clone(), config.times.full_reload_interval);
+    let pool = pool(database, config.database_url_file.as_deref());
+    let (directory, refresher) = Refresher::new(master_key, pool.clone(), metrics.clone(), &config.times);
     // The one place that sets it.
     let _ = health.directory.set(directory.clone());
     let presence = Arc::new(Presence::new(metrics.clone()));
     let key_uses = Arc::new(KeyUses::default());
     let pooled = config.pooled_engine.as_str().into();
-    let proxy = Proxy::new(pooled, config.times.clone(), directory.clone(), metrics.clone(), ending.stop.clone());
+    let proxy = Arc::new(Proxy::new(pooled, config.times.clone(), directory.clone(), metrics.clone()));
+    let failures = Arc::new(FailureLimits::new(config.clients.max_auth_failures_per_minute));
+    let engines = Engines {
+        directory: directory.clone(),
+        proxy: proxy.clone(),
+        presence: presence.clone(),
+        key_uses: key_uses.clone(),
+        failures: failures.clone(),
+        started,
+    };
+    let rooms = Rooms::new(engines, metrics.sync.clone(), sync::Times::default(), ending.stop.clone());
     let gateway = Arc::new(Gateway {
         directory,
         proxy,
+        rooms: rooms.clone(),
         pool: pool.clone(),
         metrics: metrics.clone(),
         presence: presence.clone(),
         key_uses: key_uses.clone(),
-        failures: FailureLimits::new(config.clients.max_auth_failures_per_minute),
+        cors: Cors::new(config.cors_origins.clone()),
+        failures,
         started,
         times: config.times.clone(),
     });
@@ -145,7 +159,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     ending.leaving.cancel();
     sleep(config.times.pre_stop_lag).await;
     ending.stop.cancel();
-    let cut_off = public.join_next().await.and_then(Result::ok).unwrap_or(0);
+    // Sockets first answer what they were sent, then tell their clients to go on elsewhere.
+    let (cut_off, sockets) = tokio::join!(public.join_next(), rooms.ended(config.times.drain_timeout));
+    let cut_off = cut_off.and_then(Result::ok).unwrap_or(0) + sockets;
     tracing::info!(cut_off, "all connections are closed");
 
     serving.cancel();
@@ -157,6 +173,17 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     health_ending.stop.cancel();
     platform.shutdown().await;
     Ok(())
+}
+
+/// Every client is an open file, and many systems start a program with room for 1,024, which it may extend by itself.
+fn allow_files(wanted: usize) {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) if files < wanted as u64 => {
+            tracing::warn!(files, wanted, "fewer files may be open than clients may connect: raise the limit (nofile)");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, RunError> {
@@ -181,9 +208,7 @@ struct Secrets {
 async fn read_secrets(config: &Config, stop: &CancellationToken) -> Result<Option<Secrets>, RunError> {
     let Some(url) = database_url(config, stop).await? else { return Ok(None) };
     let source = config.database_url_file.as_ref().map_or("DATABASE_URL".to_owned(), |file| file.display().to_string());
-    // The parser's own error may repeat the URL, and with it the password.
-    let database = PgConnectOptions::from_str(url.trim()).map_err(|_| RunError::DatabaseUrl(source))?;
-    let database = database.application_name("stellar-gateway").statement_cache_capacity(0);
+    let database = prepare(login_pool::parse(&url).map_err(|_| RunError::DatabaseUrl(source))?);
     let Some(text) = wait_for(&config.master_key_file, stop).await else { return Ok(None) };
     let master_key =
         MasterKey::parse(&text).map_err(|error| RunError::MasterKey(config.master_key_file.clone(), error))?;
@@ -213,10 +238,14 @@ async fn wait_for(file: &Path, stop: &CancellationToken) -> Option<String> {
 }
 
 /// One connection listens; the others are for reloads, notes and /auth.
-fn pool(database: PgConnectOptions) -> PgPool {
-    PgPoolOptions::new()
+fn pool(login: PgConnectOptions, file: Option<&Path>) -> LoginPool {
+    let options = PgPoolOptions::new()
         .max_connections(6)
         .acquire_timeout(Duration::from_secs(3))
-        .idle_timeout(Duration::from_mins(1))
-        .connect_lazy_with(database)
+        .idle_timeout(Duration::from_mins(1));
+    LoginPool::new(options, login, file.map(|path| UrlFile { path: path.to_owned(), prepare }))
+}
+
+fn prepare(login: PgConnectOptions) -> PgConnectOptions {
+    login.application_name("stellar-gateway").statement_cache_capacity(0)
 }

@@ -2,6 +2,7 @@
 //!
 //! What always holds:
 //! - the log goes to standard error, as JSON or text, filtered by RUST_LOG or LOG_LEVEL;
+//! - no filter, `trace` included, makes a library write a secret: see `CAPS`;
 //! - spans leave the program only when an OTLP endpoint is configured, and only spans that declare the field
 //!   `otel.kind`: what is exported is chosen where the span is made, whatever the log's level;
 //! - exporting happens beside the work, from a bounded queue: a collector that is slow or gone costs spans, never a
@@ -20,12 +21,29 @@ use clap::ValueEnum;
 pub use opentelemetry::trace::TraceId;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::{Level, Metadata, Subscriber, subscriber::Interest};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, LevelFilter, dynamic_filter_fn, filter_fn},
+    fmt,
+    layer::{Filter, SubscriberExt},
+    util::SubscriberInitExt,
+};
 
 pub use propagation::{continue_from, pass_on, trace_id};
 
-/// Libraries that tell more at `info` than an operator of the product wants to read.
-const DEFAULT_FILTER: &str = "info,sqlx=warn,kube=warn,kube_lease_manager=warn";
+/// Libraries that tell more at `info` than an operator of the product wants to read. What `kube_client` warns of on each
+/// refused request, the operator says once and in context.
+const DEFAULT_FILTER: &str = "info,sqlx=warn,kube=warn,kube_client=off,kube_lease_manager=warn";
+/// Modules of libraries that write what may be a secret, and the last level at which each does not.
+const CAPS: [(&str, LevelFilter); 3] = [
+    // A parameter of a database URL that it does not know, with its value: `sslpassword`, or `password` mistyped.
+    ("sqlx_postgres::options::parse", LevelFilter::OFF),
+    // An answer of the API server that it cannot read, whole: perhaps a Secret.
+    ("kube_client::client", LevelFilter::ERROR),
+    // A refusal of the collector, whole: perhaps with the token that was sent to it.
+    ("opentelemetry-otlp", LevelFilter::INFO),
+];
 /// The first one that is set and not empty counts.
 const FILTERS: [&str; 2] = ["RUST_LOG", "LOG_LEVEL"];
 /// The last spans have this long to leave, which fits into what a pod's grace period leaves after a drain.
@@ -95,10 +113,14 @@ pub fn start(program: Program, format: LogFormat) -> Result<Telemetry, Error> {
             .with_tracked_inactivity(false)
             .with_target(false)
             .with_level(false)
-            .with_filter(filter_fn(|metadata| metadata.is_span() && metadata.fields().field("otel.kind").is_some()))
+            .with_filter(exported())
     });
     // Spans first: a line's trace is known when the line is written.
-    tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).try_init().map_err(Error::Twice)?;
+    tracing_subscriber::registry()
+        .with(spans)
+        .with(lines.with_filter(capped(filter)))
+        .try_init()
+        .map_err(Error::Twice)?;
     Ok(Telemetry(provider))
 }
 
@@ -115,13 +137,117 @@ impl Telemetry {
     }
 }
 
+/// Spans that declare the field `otel.kind`. Whether a span does never changes, but it is asked for each one: a library that
+/// asks whether it should log, and then does not, leaves its answer in the thread for the next span that is not asked about.
+fn exported<S: Subscriber>() -> impl Filter<S> {
+    let declares = |metadata: &Metadata<'_>| metadata.is_span() && metadata.fields().field("otel.kind").is_some();
+    dynamic_filter_fn(move |metadata, _| declares(metadata))
+        .with_callsite_filter(
+            move |metadata| if declares(metadata) { Interest::sometimes() } else { Interest::never() },
+        )
+        .with_max_level_hint(LevelFilter::INFO)
+}
+
 fn filter(name: &'static str, text: &str) -> Result<EnvFilter, Error> {
     EnvFilter::builder().parse(text).map_err(|error| Error::Filter(name, text.to_owned(), error))
 }
 
+/// The filter, and the caps whatever it says.
+fn capped<S>(filter: EnvFilter) -> impl Filter<S> {
+    // The hint keeps the filter's own: what nobody can write then costs nothing.
+    filter.and(
+        filter_fn(|metadata: &Metadata<'_>| is_harmless(metadata.target(), *metadata.level()))
+            .with_max_level_hint(LevelFilter::TRACE),
+    )
+}
+
+fn is_harmless(target: &str, level: Level) -> bool {
+    CAPS.iter().all(|(module, last)| target != *module || level <= *last)
+}
+
+/// Held by a test that has a subscriber of its own: what callsites are asked for depends on all subscribers that live.
+#[cfg(test)]
+fn only_subscriber() -> std::sync::MutexGuard<'static, ()> {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::Event;
+    use tracing_subscriber::{layer::Context, registry};
+
     use super::*;
+
+    /// Notes the target and level of what is written.
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<Vec<(String, Level)>>>);
+
+    impl<S: Subscriber> Layer<S> for Seen {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let metadata = event.metadata();
+            self.0.lock().expect("no panic").push((metadata.target().to_owned(), *metadata.level()));
+        }
+    }
+
+    #[test]
+    fn no_filter_makes_a_library_write_a_secret() {
+        let _only = only_subscriber();
+        for text in
+            ["trace", "sqlx_postgres::options::parse=trace,kube_client=trace,opentelemetry-otlp=trace,own=trace"]
+        {
+            let seen = Seen::default();
+            let filter = filter("RUST_LOG", text).expect("a filter");
+            tracing::subscriber::with_default(registry().with(seen.clone().with_filter(capped(filter))), || {
+                tracing::warn!(target: "sqlx_postgres::options::parse", value = "secret");
+                tracing::error!(target: "sqlx_postgres::options::parse", value = "secret");
+                tracing::warn!(target: "kube_client::client", "secret");
+                tracing::debug!(target: "opentelemetry-otlp", "secret");
+                tracing::error!(target: "kube_client::client", "a failure");
+                tracing::trace!(target: "kube_client::client::builder", "a detail");
+                tracing::trace!(target: "own", "a detail");
+            });
+            let expected = [
+                ("kube_client::client", Level::ERROR),
+                ("kube_client::client::builder", Level::TRACE),
+                ("own", Level::TRACE),
+            ];
+            let expected: Vec<_> = expected.iter().map(|(target, level)| ((*target).to_owned(), *level)).collect();
+            assert_eq!(*seen.0.lock().expect("no panic"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn caps_leave_the_filters_own_limit() {
+        let quiet = filter("RUST_LOG", "warn").expect("a filter");
+        assert_eq!(Filter::<tracing_subscriber::Registry>::max_level_hint(&capped(quiet)), Some(LevelFilter::WARN));
+    }
+
+    #[test]
+    fn every_declared_span_is_exported_whatever_a_library_asked_before() {
+        let _only = only_subscriber();
+        let provider = SdkTracerProvider::default();
+        let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("test")).with_filter(exported());
+        let lines = fmt::layer().with_writer(io::sink).with_filter(EnvFilter::new("info"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(spans).with(lines), || {
+            let exported = |declared: bool| {
+                let span = if declared {
+                    tracing::info_span!("request", otel.kind = "server")
+                } else {
+                    tracing::info_span!("another library's")
+                };
+                trace_id(&span).is_some()
+            };
+            for _ in 0..3 {
+                assert!(exported(true) && !exported(false));
+                // A question without a line after it.
+                assert!(!tracing::enabled!(target: "library", tracing::Level::DEBUG));
+                assert!(tracing::enabled!(target: "library", tracing::Level::INFO));
+            }
+        });
+    }
 
     #[test]
     fn a_wrong_filter_is_an_error_that_repeats_it() {

@@ -86,6 +86,7 @@ mod tests {
 
     #[test]
     fn with_an_exporter_the_next_program_learns_of_this_span_in_the_same_trace() {
+        let _only = crate::only_subscriber();
         let tracer = SdkTracerProvider::default().tracer("test");
         let layer = tracing_opentelemetry::layer().with_tracer(tracer);
         let subscriber = tracing_subscriber::registry().with(layer);

@@ -25,6 +25,8 @@ pub enum ProblemType {
     MemoryQuotaReached,
     /// 403: the tier's number of agents or API keys is reached.
     KeyQuotaReached,
+    /// 403: a web page of this origin may not open a socket.
+    OriginNotAllowed,
     /// 404: no such memory, key or route.
     NotFound,
     /// 405: the route exists, the method does not.
@@ -35,10 +37,12 @@ pub enum ProblemType {
     Conflict,
     /// 413: the body is larger than the route takes.
     PayloadTooLarge,
-    /// 415: the body is not JSON.
+    /// 415: the body is not JSON, or compressed in a way that is not known.
     UnsupportedMediaType,
     /// 421: this engine does not serve this tenant now. The gateway handles it; a client should not meet it.
     NotServedHere,
+    /// 426: the path is a WebSocket.
+    UpgradeRequired,
     /// 429: the tier's request rate is reached.
     RateLimited,
     /// 500: a fault of ours.
@@ -52,6 +56,40 @@ pub enum ProblemType {
 }
 
 impl ProblemType {
+    /// All of them.
+    pub const ALL: [Self; 20] = [
+        Self::InvalidRequest,
+        Self::MissingApiKey,
+        Self::InvalidApiKey,
+        Self::TenantSuspended,
+        Self::MemoryQuotaReached,
+        Self::KeyQuotaReached,
+        Self::OriginNotAllowed,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::Conflict,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::NotServedHere,
+        Self::UpgradeRequired,
+        Self::RateLimited,
+        Self::Internal,
+        Self::BadGateway,
+        Self::Unavailable,
+        Self::GatewayTimeout,
+    ];
+
+    /// The kind of this slug.
+    pub fn of_slug(slug: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.slug() == slug)
+    }
+
+    /// The URI that names it.
+    pub fn uri(self) -> String {
+        format!("{TYPE_BASE}{}", self.slug())
+    }
+
     /// The last part of the type's URI, also the `kind` on a metric.
     pub fn slug(self) -> &'static str {
         match self {
@@ -61,6 +99,7 @@ impl ProblemType {
             Self::TenantSuspended => "tenant-suspended",
             Self::MemoryQuotaReached => "memory-quota-reached",
             Self::KeyQuotaReached => "key-quota-reached",
+            Self::OriginNotAllowed => "origin-not-allowed",
             Self::NotFound => "not-found",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::RequestTimeout => "request-timeout",
@@ -68,6 +107,7 @@ impl ProblemType {
             Self::PayloadTooLarge => "payload-too-large",
             Self::UnsupportedMediaType => "unsupported-media-type",
             Self::NotServedHere => "not-served-here",
+            Self::UpgradeRequired => "upgrade-required",
             Self::RateLimited => "rate-limited",
             Self::Internal => "internal",
             Self::BadGateway => "bad-gateway",
@@ -81,7 +121,7 @@ impl ProblemType {
         match self {
             Self::InvalidRequest => 400,
             Self::MissingApiKey | Self::InvalidApiKey => 401,
-            Self::TenantSuspended | Self::MemoryQuotaReached | Self::KeyQuotaReached => 403,
+            Self::TenantSuspended | Self::MemoryQuotaReached | Self::KeyQuotaReached | Self::OriginNotAllowed => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
@@ -89,6 +129,7 @@ impl ProblemType {
             Self::PayloadTooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::NotServedHere => 421,
+            Self::UpgradeRequired => 426,
             Self::RateLimited => 429,
             Self::Internal => 500,
             Self::BadGateway => 502,
@@ -106,13 +147,15 @@ impl ProblemType {
             Self::TenantSuspended => "The tenant is suspended",
             Self::MemoryQuotaReached => "The memory quota is reached",
             Self::KeyQuotaReached => "The quota of agents or API keys is reached",
+            Self::OriginNotAllowed => "Pages of this origin may not do this",
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "The method is not allowed here",
             Self::RequestTimeout => "The request was not sent in time",
             Self::Conflict => "The request conflicts with an earlier one",
             Self::PayloadTooLarge => "The body is too large",
-            Self::UnsupportedMediaType => "The body must be JSON",
+            Self::UnsupportedMediaType => "The body is of a type or coding that is not taken",
             Self::NotServedHere => "The tenant is not served here",
+            Self::UpgradeRequired => "This path is a WebSocket",
             Self::RateLimited => "The request rate is reached",
             Self::Internal => "Something went wrong on our side",
             Self::BadGateway => "The memory engine gave no usable answer",
@@ -146,7 +189,7 @@ impl Problem {
     /// A problem of a kind, with a detail for the client.
     pub fn new(kind: ProblemType, detail: impl Into<String>) -> Self {
         Self {
-            uri: format!("{TYPE_BASE}{}", kind.slug()),
+            uri: kind.uri(),
             title: kind.title(),
             status: kind.status(),
             detail: detail.into(),

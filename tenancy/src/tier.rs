@@ -95,6 +95,10 @@ pub struct TierLimits {
     pub max_api_keys: Limit,
     /// Requests a minute over all gateways; at least 1.
     pub requests_per_minute: u32,
+    /// Sync sockets open at one time over all gateways.
+    pub max_sockets: Limit,
+    /// Operations a second of one sync socket; at least 1.
+    pub socket_messages_per_second: u32,
 }
 
 #[cfg(test)]

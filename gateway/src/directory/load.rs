@@ -3,7 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use futures::TryStreamExt;
-use sqlx::{FromRow, PgPool};
+use login_pool::LoginPool;
+use sqlx::FromRow;
 use tenancy::{ApiKeyHash, Placement, TenantId};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -18,6 +19,8 @@ struct User {
     endpoint: Option<String>,
     suspended: bool,
     requests_per_minute: i32,
+    max_sockets: i32,
+    socket_messages_per_second: i32,
     capability_generation: i32,
 }
 
@@ -32,33 +35,34 @@ struct Key {
 }
 
 /// Every tenant that is served, with its keys.
-pub(super) async fn all(pool: &PgPool) -> Result<Rows, sqlx::Error> {
+pub(super) async fn all(pool: &LoginPool) -> Result<Rows, sqlx::Error> {
     some(pool, None).await
 }
 
 /// These tenants, as far as they are served, with their keys.
-pub(super) async fn these(pool: &PgPool, ids: &[TenantId]) -> Result<Rows, sqlx::Error> {
+pub(super) async fn these(pool: &LoginPool, ids: &[TenantId]) -> Result<Rows, sqlx::Error> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
     some(pool, Some(&ids)).await
 }
 
 /// The tenants that hold live keys of these hashes.
-pub(super) async fn holders(pool: &PgPool, hashes: &[ApiKeyHash]) -> Result<Vec<TenantId>, sqlx::Error> {
+pub(super) async fn holders(pool: &LoginPool, hashes: &[ApiKeyHash]) -> Result<Vec<TenantId>, sqlx::Error> {
     let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash.as_bytes()[..]).collect();
     let holders = sqlx::query_scalar::<_, Uuid>(
         "SELECT user_id FROM stellar.api_keys WHERE key_hash = ANY ($1) AND revoked_at IS NULL",
     );
-    let holders = holders.bind(hashes).persistent(false).fetch_all(pool).await?;
+    let holders = holders.bind(hashes).persistent(false).fetch_all(&mut *pool.acquire().await?).await?;
     Ok(holders.into_iter().filter_map(|id| TenantId::new(id).ok()).collect())
 }
 
 /// Tenants first: a key that is made in between has a notice of its own.
-async fn some(pool: &PgPool, ids: Option<&[Uuid]>) -> Result<Rows, sqlx::Error> {
+async fn some(pool: &LoginPool, ids: Option<&[Uuid]>) -> Result<Rows, sqlx::Error> {
     let mut rows = Rows::default();
     let mut connection = pool.acquire().await?;
 
     let mut users = sqlx::query_as::<_, User>(
-        "SELECT id, tier, placement, endpoint, suspended, requests_per_minute, capability_generation \
+        "SELECT id, tier, placement, endpoint, suspended, requests_per_minute, max_sockets, \
+             socket_messages_per_second, capability_generation \
          FROM stellar.users WHERE retired_at IS NULL AND ($1::uuid[] IS NULL OR id = ANY ($1))",
     )
     .bind(ids)
@@ -88,7 +92,17 @@ async fn some(pool: &PgPool, ids: Option<&[Uuid]>) -> Result<Rows, sqlx::Error> 
 }
 
 fn tenant_row(user: User) -> Option<TenantRow> {
-    let User { id, tier, placement, endpoint, suspended, requests_per_minute, capability_generation } = user;
+    let User {
+        id,
+        tier,
+        placement,
+        endpoint,
+        suspended,
+        requests_per_minute,
+        max_sockets,
+        socket_messages_per_second,
+        capability_generation,
+    } = user;
     let target = match (placement.parse(), endpoint) {
         (Ok(Placement::Pooled), _) => Target::Pooled,
         (Ok(Placement::Dedicated), Some(endpoint)) => Target::Dedicated(endpoint.into()),
@@ -98,6 +112,15 @@ fn tenant_row(user: User) -> Option<TenantRow> {
         }
     };
     let id = TenantId::new(id).ok()?;
-    let requests_per_minute = u32::try_from(requests_per_minute).unwrap_or(1).max(1);
-    Some(TenantRow { id, tier, target, suspended, requests_per_minute, capability_generation })
+    let at_least_one = |rate: i32| u32::try_from(rate).unwrap_or(1).max(1);
+    Some(TenantRow {
+        id,
+        tier,
+        target,
+        suspended,
+        requests_per_minute: at_least_one(requests_per_minute),
+        max_sockets: u32::try_from(max_sockets).ok(),
+        socket_messages_per_second: at_least_one(socket_messages_per_second),
+        capability_generation,
+    })
 }

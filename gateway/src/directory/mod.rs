@@ -38,6 +38,10 @@ pub struct Tenant {
     pub suspended: bool,
     /// Its effective rate over all gateways.
     pub requests_per_minute: u32,
+    /// Sync sockets that it may have open at one time over all gateways; `None` for no limit.
+    pub max_sockets: Option<u32>,
+    /// Operations a second that one of its sync sockets may send; at least 1.
+    pub socket_messages_per_second: u32,
     /// What the engine shows to Postgres; marked sensitive.
     pub capability: HeaderValue,
     /// What is left of its rate here. Survives reloads.
@@ -78,6 +82,10 @@ pub struct TenantRow {
     pub suspended: bool,
     /// Its effective rate.
     pub requests_per_minute: u32,
+    /// Open sync sockets; `None` for no limit.
+    pub max_sockets: Option<u32>,
+    /// Operations a second of one sync socket; at least 1.
+    pub socket_messages_per_second: u32,
     /// Which capability counts.
     pub capability_generation: i32,
 }
@@ -281,14 +289,33 @@ impl Directory {
 
     fn insert(&self, tables: &mut Tables, rows: Rows, mut limiter: impl FnMut(TenantId) -> Option<Arc<Limiter>>) {
         for row in rows.tenants {
-            let TenantRow { id, tier, target, suspended, requests_per_minute, capability_generation } = row;
+            let TenantRow {
+                id,
+                tier,
+                target,
+                suspended,
+                requests_per_minute,
+                max_sockets,
+                socket_messages_per_second,
+                capability_generation,
+            } = row;
             let capability = self.master_key.capability(id, capability_generation);
             // Hex digits are always a valid value.
             let Ok(mut capability) = HeaderValue::try_from(capability.expose()) else { continue };
             capability.set_sensitive(true);
             let limiter = limiter(id).unwrap_or_default();
             let tier = tier.into();
-            let tenant = Tenant { id, tier, target, suspended, requests_per_minute, capability, limiter };
+            let tenant = Tenant {
+                id,
+                tier,
+                target,
+                suspended,
+                requests_per_minute,
+                max_sockets,
+                socket_messages_per_second,
+                capability,
+                limiter,
+            };
             tables.tenants.insert(id, Entry { tenant: Arc::new(tenant), keys: Vec::new() });
         }
         for (hash, holder) in rows.keys {
@@ -312,6 +339,8 @@ mod tests {
             target: Target::Pooled,
             suspended: false,
             requests_per_minute: 60,
+            max_sockets: Some(5),
+            socket_messages_per_second: 10,
             capability_generation: 1,
         }
     }

@@ -3,10 +3,15 @@
 //! Two tasks. The listener turns notices into [`Ask`]s and never does anything else, so that no wait of its own can
 //! hide a lost connection. The refresher reloads: everything that was asked for meanwhile in one query (a burst of
 //! notices costs few queries), the whole directory after any gap in listening and now and then besides.
+//!
+//! Whoever reaches Postgres can notify this channel with any payload, for Postgres has no rights on channels. A notice is
+//! therefore never believed, it only makes the refresher look; and however many come, it looks no more often than once
+//! a `notice_pause`, at all tenants at once where more are named than one query should ask for.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use sqlx::{Executor, PgPool, postgres::PgListener};
+use login_pool::LoginPool;
+use sqlx::{Executor, postgres::PgListener};
 use tenancy::{ApiKeyHash, MasterKey, TenantId};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -15,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Ask, Directory, Freshness, load};
-use crate::{error::chain, metrics::Metrics};
+use crate::{config::Times, error::chain, metrics::Metrics};
 
 const CHANNEL: &str = "stellar_control";
 /// A notice-less connection is asked this often whether it still lives.
@@ -25,28 +30,27 @@ const FULL_LOAD_TIMEOUT: Duration = Duration::from_mins(1);
 const PART_LOAD_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
-/// Tenants reloaded in one query.
+/// Tenants reloaded in one query. When notices name more, everything is reloaded instead …
 const BATCH: usize = 1000;
+/// … this often at most.
+const FLOOD_PAUSE: Duration = Duration::from_secs(1);
 
 /// What [`Directory`] is refreshed with.
 pub struct Refresher {
     directory: Arc<Directory>,
     wishes: mpsc::Receiver<Ask>,
-    pool: PgPool,
+    pool: LoginPool,
     metrics: Arc<Metrics>,
     full_interval: Duration,
+    notice_pause: Duration,
 }
 
 impl Refresher {
     /// An empty directory and its refresher, which has to be run.
-    pub fn new(
-        master_key: MasterKey,
-        pool: PgPool,
-        metrics: Arc<Metrics>,
-        full_interval: Duration,
-    ) -> (Arc<Directory>, Self) {
+    pub fn new(master_key: MasterKey, pool: LoginPool, metrics: Arc<Metrics>, times: &Times) -> (Arc<Directory>, Self) {
         let (directory, wishes) = Directory::new(master_key);
-        (directory.clone(), Self { directory, wishes, pool, metrics, full_interval })
+        let Times { full_reload_interval: full_interval, notice_pause, .. } = *times;
+        (directory.clone(), Self { directory, wishes, pool, metrics, full_interval, notice_pause })
     }
 
     /// Runs until cancelled.
@@ -70,20 +74,26 @@ impl Refresher {
                         self.note(ask, &mut work);
                     }
                 }
-                () = sleep_until(work.next_whole) => {}
+                () = sleep_until(work.next()) => {}
             }
-            if work.next_whole <= Instant::now() && !self.whole(&mut work).await {
-                work.next_whole = Instant::now() + work.backoff.next();
+            if work.next_whole <= Instant::now() {
+                work.flood_until = Instant::now() + FLOOD_PAUSE;
+                if !self.whole(&mut work).await {
+                    work.next_whole = Instant::now() + work.backoff.next();
+                }
             }
-            self.parts(&mut work).await;
+            if work.somebody_waits() || work.next_part <= Instant::now() {
+                self.parts(&mut work).await;
+            }
         }
     }
 
     fn note(&self, ask: Ask, work: &mut Work) {
         match ask {
-            Ask::Changed(id) => {
+            Ask::Changed(id) if work.changed.len() < BATCH => {
                 work.changed.insert(id);
             }
+            Ask::Changed(_) => work.next_whole = work.next_whole.min(work.flood_until),
             Ask::Verify(id, reply) => {
                 work.changed.insert(id);
                 work.asking.push(reply);
@@ -133,6 +143,7 @@ impl Refresher {
             return;
         }
         let done = self.reload_some(&work.changed.drain().collect::<Vec<_>>()).await;
+        work.next_part = Instant::now() + self.notice_pause;
         answer(&mut work.asking, done);
         if !done {
             // What these tenants are now is not known: the whole reload tells.
@@ -181,6 +192,10 @@ struct Work {
     listening: bool,
     /// When everything is reloaded next.
     next_whole: Instant,
+    /// Before this, more notices than one query asks for bring no reload of everything.
+    flood_until: Instant,
+    /// When tenants that notices named are reloaded next.
+    next_part: Instant,
     backoff: Backoff,
     changed: HashSet<TenantId>,
     asking: Vec<oneshot::Sender<bool>>,
@@ -193,12 +208,24 @@ impl Work {
         Self {
             listening: false,
             next_whole: Instant::now() + full_interval,
+            flood_until: Instant::now(),
+            next_part: Instant::now(),
             backoff: Backoff::new(),
             changed: HashSet::new(),
             asking: Vec::new(),
             sought: Vec::new(),
             searching: Vec::new(),
         }
+    }
+
+    /// When there is something to do, should nobody ask before.
+    fn next(&self) -> Instant {
+        if self.changed.is_empty() { self.next_whole } else { self.next_whole.min(self.next_part) }
+    }
+
+    /// Whether a request waits for a tenant or a key: notices can wait, requests not.
+    fn somebody_waits(&self) -> bool {
+        !self.asking.is_empty() || !self.searching.is_empty()
     }
 }
 
@@ -214,7 +241,7 @@ async fn bounded<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::
 }
 
 /// Never returns: every loss of the connection is followed by a new attempt.
-async fn listen(pool: PgPool, asks: mpsc::Sender<Ask>) {
+async fn listen(pool: LoginPool, asks: mpsc::Sender<Ask>) {
     let mut backoff = Backoff::new();
     let mut said = false;
     loop {
@@ -248,9 +275,9 @@ async fn listen(pool: PgPool, asks: mpsc::Sender<Ask>) {
     }
 }
 
-async fn subscribe(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
+async fn subscribe(pool: &LoginPool) -> Result<PgListener, sqlx::Error> {
     bounded(PROBE_TIMEOUT, async {
-        let mut listener = PgListener::connect_with(pool).await?;
+        let mut listener = PgListener::connect_with(pool.connected().await?).await?;
         listener.ignore_pool_close_event(true);
         // A loss then shows at once as None, instead of after a hidden reconnect.
         listener.eager_reconnect(false);

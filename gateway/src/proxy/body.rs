@@ -15,7 +15,7 @@ use futures::{Stream, StreamExt};
 use http::{HeaderMap, header::CONTENT_LENGTH};
 use tokio::time::{Instant, timeout_at};
 
-use crate::error::Error;
+use crate::{encoding::Overlong, error::Error};
 
 /// Bodies up to this size are kept in memory, so that they can be sent again.
 pub const KEPT: usize = 64 * 1024;
@@ -62,7 +62,7 @@ pub async fn take(body: Body, headers: &HeaderMap, limit: usize, deadline: Insta
         match timeout_at(deadline, stream.next()).await {
             Err(_) => return Err(Error::BodyTooSlow),
             Ok(None) => return Ok(Outgoing::Whole(kept.freeze())),
-            Ok(Some(Err(error))) => return Err(Error::BodyBroken(error)),
+            Ok(Some(Err(error))) => return Err(fault_of(error, limit)),
             Ok(Some(Ok(part))) => kept.extend_from_slice(&part),
         }
         if kept.len() > limit {
@@ -112,6 +112,18 @@ impl Outgoing {
     }
 }
 
+/// A compressed body may turn out to be too long before there are too many plain bytes.
+fn fault_of(error: axum::Error, limit: usize) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(one) = cause {
+        if one.is::<Overlong>() {
+            return Error::BodyTooLarge(limit);
+        }
+        cause = one.source();
+    }
+    Error::BodyBroken(error)
+}
+
 struct Attempt(Arc<Streamed>);
 
 impl Stream for Attempt {
@@ -126,8 +138,10 @@ impl Stream for Attempt {
             match std::task::ready!(rest.stream.poll_next_unpin(context)) {
                 Some(Ok(part)) => part,
                 Some(Err(error)) => {
-                    state.store(BROKEN, Ordering::Release);
-                    return Poll::Ready(Some(Err(Error::BodyBroken(error))));
+                    let fault = fault_of(error, *limit);
+                    let now = if matches!(fault, Error::BodyTooLarge(_)) { TOO_LARGE } else { BROKEN };
+                    state.store(now, Ordering::Release);
+                    return Poll::Ready(Some(Err(fault)));
                 }
                 None => {
                     state.store(COMPLETE, Ordering::Release);

@@ -6,8 +6,8 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-        SERVER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, EXPECT, HOST, ORIGIN,
+        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SERVER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 use tenancy::{AGENT_HEADER, CAPABILITY_HEADER, INTERNAL_PREFIX, KEY_ID_HEADER, REQUEST_ID_HEADER, TENANT_HEADER};
@@ -27,11 +27,12 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     UPGRADE,
 ];
 
-/// Makes a client's headers into those for the engine. The body's length is set anew by whoever sends it.
+/// Makes a client's headers into those for the engine. The body's length is set anew by whoever sends it; codings are
+/// between client and gateway alone, and so is the web page that a request comes from.
 pub fn towards_engine(headers: &mut HeaderMap, caller: &Caller, request_id: &HeaderValue) {
     strip_hop_by_hop(headers);
     strip_internal(headers);
-    for name in [HOST, CONTENT_LENGTH, EXPECT, AUTHORIZATION, COOKIE] {
+    for name in [HOST, CONTENT_LENGTH, CONTENT_ENCODING, ACCEPT_ENCODING, EXPECT, ORIGIN, AUTHORIZATION, COOKIE] {
         headers.remove(name);
     }
     headers.remove(API_KEY_HEADER);
@@ -104,6 +105,8 @@ mod tests {
             target: Target::Pooled,
             suspended: false,
             requests_per_minute: 60,
+            max_sockets: Some(5),
+            socket_messages_per_second: 10,
             capability: sensitive(&capability),
             limiter: Arc::default(),
         };
@@ -130,6 +133,9 @@ mod tests {
             ("x-stellar-anything", "forged"),
             ("host", "example.org"),
             ("content-length", "5"),
+            ("content-encoding", "gzip"),
+            ("accept-encoding", "br"),
+            ("origin", "https://app.example.org"),
             ("expect", "100-continue"),
             ("connection", "close, X-Private"),
             ("x-private", "1"),

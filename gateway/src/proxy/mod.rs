@@ -37,6 +37,7 @@ use crate::{
     auth::Caller,
     config::Times,
     directory::{Directory, Target},
+    encoding::{Decoders, decoded},
     error::{Error, chain},
     metrics::Metrics,
     router::{Answer, Repeat, Route},
@@ -50,10 +51,12 @@ const SUSPECT_FOR: Duration = Duration::from_secs(2);
 const SUSPECTS_MOST: usize = 4096;
 /// Attempts that the engine broke off.
 const LOST_MOST: u32 = 3;
-/// Silence within an answer's body (not of an event stream).
+/// Silence within an answer's body.
 const BODY_IDLE: Duration = Duration::from_secs(30);
-/// An open event stream's caller is checked this often.
-const EVENTS_CHECK: Duration = Duration::from_secs(1);
+/// An engine whose followers hear nothing is asked whether it lives, and given up after as long again.
+const FOLLOWER_PING: Duration = Duration::from_secs(5);
+/// The caller of a download is looked at this often.
+const DOWNLOAD_CHECK: Duration = Duration::from_secs(1);
 const POOL_IDLE: Duration = Duration::from_secs(30);
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_MOST: Duration = Duration::from_millis(400);
@@ -61,14 +64,15 @@ const PAUSE_MOST: Duration = Duration::from_millis(400);
 /// See the module.
 pub struct Proxy {
     client: Client<HttpConnector, Body>,
+    /// HTTP/2: the questions of all rooms share one connection to an engine.
+    follower: Client<HttpConnector, Body>,
     resolver: Resolver,
+    decoders: Decoders,
     pooled: Arc<str>,
     suspects: Mutex<HashMap<SocketAddr, Instant>>,
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
     times: Times,
-    /// Cancelled when event streams have to end.
-    closing: CancellationToken,
 }
 
 /// A client's request on its way.
@@ -94,14 +98,8 @@ enum Fault {
 }
 
 impl Proxy {
-    /// A proxy that sends pooled tenants to `pooled`. `closing` ends event streams.
-    pub fn new(
-        pooled: Arc<str>,
-        times: Times,
-        directory: Arc<Directory>,
-        metrics: Arc<Metrics>,
-        closing: CancellationToken,
-    ) -> Self {
+    /// A proxy that sends pooled tenants to `pooled`.
+    pub fn new(pooled: Arc<str>, times: Times, directory: Arc<Directory>, metrics: Arc<Metrics>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(times.connect_timeout));
         connector.set_nodelay(true);
@@ -111,9 +109,17 @@ impl Proxy {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(256)
+            .build(connector.clone());
+        let follower = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .http2_only(true)
+            .http2_keep_alive_interval(FOLLOWER_PING)
+            .http2_keep_alive_timeout(FOLLOWER_PING)
+            .http2_keep_alive_while_idle(true)
             .build(connector);
-        let (resolver, suspects) = (Resolver::default(), Mutex::default());
-        Self { client, resolver, pooled, suspects, directory, metrics, times, closing }
+        let (resolver, suspects, decoders) = (Resolver::default(), Mutex::default(), Decoders::default());
+        Self { client, follower, resolver, decoders, pooled, suspects, directory, metrics, times }
     }
 
     /// Keeps the pooled engine's addresses fresh until cancelled.
@@ -131,7 +137,10 @@ impl Proxy {
         let deadline = started + route.time.of(&self.times);
         let body = match route.body_limit {
             0 => Outgoing::Whole(bytes::Bytes::new()),
-            limit => body::take(body, &parts.headers, limit, deadline).await?,
+            limit => {
+                let body = decoded(body, &mut parts.headers, limit, deadline, &self.decoders).await?;
+                body::take(body, &parts.headers, limit, deadline).await?
+            }
         };
         headers::towards_engine(&mut parts.headers, &caller, request_id);
         let may_repeat = may_repeat(route, &mut parts.headers);
@@ -153,7 +162,8 @@ impl Proxy {
                 continue;
             };
             let request = build(&parts.method, address, path.as_ref(), &parts.headers, body.attempt())?;
-            match timeout_at(deadline, self.client.request(request)).await {
+            let client = if route.answer == Answer::Followed { &self.follower } else { &self.client };
+            match timeout_at(deadline, client.request(request)).await {
                 Err(_) if body.is_unfinished() => return Err(Error::BodyTooSlow),
                 Err(_) => return Err(Error::Timeout),
                 Ok(Ok(answer)) if answer.status() == StatusCode::MISDIRECTED_REQUEST => {
@@ -217,6 +227,15 @@ impl Proxy {
         left.first().copied()
     }
 
+    fn answer(&self, answer: Response<Incoming>, route: &Route, caller: Caller) -> Response<Body> {
+        let answer = towards_client(answer);
+        if route.answer != Answer::Download {
+            return answer;
+        }
+        let end = Box::pin(download_end(self.directory.clone(), caller));
+        answer.map(|body| Body::from_stream(futures::StreamExt::take_until(body.into_data_stream(), end)))
+    }
+
     fn suspect(&self, address: SocketAddr) {
         let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
         suspects.retain(|_, since| since.elapsed() < SUSPECT_FOR);
@@ -224,31 +243,26 @@ impl Proxy {
             suspects.insert(address, Instant::now());
         }
     }
+}
 
-    fn answer(&self, answer: Response<Incoming>, route: &Route, caller: Caller) -> Response<Body> {
-        let (mut parts, body) = answer.into_parts();
-        headers::towards_client(&mut parts.headers);
-        let body = match route.answer {
-            Answer::Whole => Body::new(TimeoutBody::new(BODY_IDLE, body)),
-            Answer::Events => {
-                let events = Body::new(body).into_data_stream();
-                let end = events_end(self.directory.clone(), caller, self.closing.clone());
-                Body::from_stream(futures::StreamExt::take_until(events, Box::pin(end)))
-            }
-        };
-        Response::from_parts(parts, body)
+/// Comes when a download has to end: the key counts no more. It goes on while this gateway drains and while the tenant moves.
+async fn download_end(directory: Arc<Directory>, caller: Caller) {
+    let counts = || {
+        let now = OffsetDateTime::now_utc();
+        directory
+            .find_key(&caller.key_hash)
+            .is_some_and(|(tenant, holder)| !tenant.suspended && holder.expires_at.is_none_or(|end| end > now))
+    };
+    while counts() {
+        sleep(DOWNLOAD_CHECK).await;
     }
 }
 
-/// Comes when an event stream has to end: this gateway leaves, the key counts no more, or the tenant is served
-/// elsewhere. A client whose key is good reconnects and goes on where it was.
-async fn events_end(directory: Arc<Directory>, caller: Caller, closing: CancellationToken) {
-    while closing.run_until_cancelled(sleep(EVENTS_CHECK)).await.is_some() {
-        match caller.still_served(&directory, OffsetDateTime::now_utc()) {
-            Some(tenant) if tenant.target == caller.tenant.target => {}
-            _ => return,
-        }
-    }
+/// Only the engine's silence is measured: nobody waits for it while the client reads what came before.
+fn towards_client(answer: Response<Incoming>) -> Response<Body> {
+    let (mut parts, body) = answer.into_parts();
+    headers::towards_client(&mut parts.headers);
+    Response::from_parts(parts, Body::new(TimeoutBody::new(BODY_IDLE, body)))
 }
 
 /// Whether a request that may have taken effect can be sent again. A store gets a key that makes it so.
@@ -304,7 +318,10 @@ pub(crate) async fn read_whole(
     limit: usize,
     deadline: Instant,
 ) -> Result<bytes::Bytes, Error> {
-    match body::take(body, headers, limit.min(body::KEPT), deadline).await? {
+    let (mut headers, limit) = (headers.clone(), limit.min(body::KEPT));
+    // Small enough to be read whole, so it takes none of the places.
+    let body = decoded(body, &mut headers, limit, deadline, &Decoders::default()).await?;
+    match body::take(body, &headers, limit, deadline).await? {
         Outgoing::Whole(bytes) => Ok(bytes),
         Outgoing::Streamed(_) => Err(Error::BodyTooLarge(limit)),
     }

@@ -4,6 +4,7 @@ mod activity;
 mod stream;
 
 use std::{
+    any::Any,
     collections::HashMap,
     convert::Infallible,
     net::{IpAddr, SocketAddr},
@@ -12,7 +13,7 @@ use std::{
 };
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderValue, Request, Response, Version, header::CONNECTION};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header::CONNECTION};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -92,8 +93,8 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, rules: Ru
             let Some(place) = server.clone().admit(peer.ip()) else { continue };
             let server = server.clone();
             connections.spawn(async move {
-                let _held = (room, place);
-                server.converse(stream, peer).await;
+                let held = Held(Arc::new((room, place)));
+                server.converse(stream, peer, &held).await;
             });
         }
     };
@@ -161,27 +162,30 @@ impl<H: Handler> Server<H> {
         Some(Place { server: self, peer })
     }
 
-    async fn converse(&self, stream: TcpStream, peer: SocketAddr) {
+    async fn converse(&self, stream: TcpStream, peer: SocketAddr, held: &Held) {
         // Without it small answers wait for the client's acknowledgement; a failure only costs that.
         let _ = stream.set_nodelay(true);
         let activity = Activity::new();
         let io = TokioIo::new(ClientStream::new(stream, activity.clone()));
-        let service = service_fn(|request: Request<Incoming>| {
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(held.clone());
             let in_flight = activity.request(request.version() == Version::HTTP_2);
             let client = client_address(peer.ip(), request.headers(), &self.rules.limits.trusted_proxies);
             let (handler, leaving) = (self.handler.clone(), self.ending.leaving.clone());
-            let activity = activity.clone();
+            let (activity, read) = (activity.clone(), activity.clone());
             async move {
                 let version = request.version();
                 let mut response =
                     handler.answer(request.map(|body| Body::new(Asking::new(body, activity))), client).await;
-                if version <= Version::HTTP_11 && leaving.is_cancelled() {
+                // After a body that nobody read this connection may end: the client is told before it sends another request.
+                let ends = leaving.is_cancelled() || read.is_unread();
+                if ends && version <= Version::HTTP_11 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     ask_to_close(response.headers_mut());
                 }
                 Ok::<_, Infallible>(response.map(|body| Answering { body, _in_flight: in_flight }))
             }
         });
-        let mut connection = std::pin::pin!(self.builder.serve_connection(io, service));
+        let mut connection = std::pin::pin!(self.builder.serve_connection_with_upgrades(io, service));
         let Times { header_timeout, keep_alive, .. } = self.rules.times;
         let mut glances = interval((header_timeout.min(keep_alive) / 4).max(Duration::from_millis(10)));
         glances.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -219,6 +223,11 @@ impl<H: Handler> Server<H> {
 fn ask_to_close(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
 }
+
+/// A connection's share of what is bounded, in a request's extensions: whoever keeps it keeps the connection counted after it
+/// became something else.
+#[derive(Clone)]
+pub struct Held(#[expect(dead_code, reason = "only held")] Arc<dyn Any + Send + Sync>);
 
 /// A connection's place among those of its peer.
 struct Place<H> {

@@ -1,6 +1,7 @@
 //! The gateway between a client and an engine that misbehaves, over real sockets; the directory is built by hand and
 //! there is no Postgres.
 
+mod edge;
 mod support;
 
 use std::{
@@ -10,7 +11,6 @@ use std::{
 };
 
 use axum::body::Body;
-use futures::StreamExt;
 use gateway::directory::Target;
 use http::Request;
 use support::{Deed, Engine, Wanted, field, gateway};
@@ -192,25 +192,22 @@ async fn bodies_are_bounded_with_and_without_a_length() {
 }
 
 #[tokio::test]
+async fn a_download_ends_when_its_key_does() {
+    let engine = Engine::start(&[Deed::Begin]).await;
+    let key_lasts = Some(Duration::from_secs(2));
+    let setup = gateway(Wanted { key_lasts, ..Wanted::pooled(&engine.address.to_string()) }).await;
+    let begun = Instant::now();
+    let answer = tokio::time::timeout(Duration::from_secs(15), setup.get("/api/v1/export")).await.expect("it ends");
+    assert_eq!((answer.status().as_u16(), answer.body().as_str()), (200, "line 1"));
+    assert!(begun.elapsed() >= Duration::from_millis(1900), "not before its time");
+}
+
+#[tokio::test]
 async fn keys_and_usage_are_unavailable_without_postgres_and_memories_are_not() {
     let engine = Engine::start(&[Deed::Answer(200)]).await;
     let setup = gateway(Wanted::pooled(&engine.address.to_string())).await;
     assert_eq!(setup.get("/api/v1/auth/usage").await.status(), 503);
     assert_eq!(setup.get("/api/v1/recall?q=x").await.status(), 200);
-}
-
-#[tokio::test]
-async fn an_event_comes_at_once_and_the_stream_ends_when_the_gateway_leaves() {
-    let engine = Engine::start(&[Deed::Event]).await;
-    let flags = ["--request-timeout", "300ms"];
-    let setup = gateway(Wanted { flags: &flags, ..Wanted::pooled(&engine.address.to_string()) }).await;
-    let mut events = setup.events().await;
-    assert_eq!(events.next().await.expect("an event").expect("no error"), "data: 1");
-    let more = tokio::time::timeout(Duration::from_secs(1), events.next()).await;
-    assert!(more.is_err(), "a quiet stream outlives the time of a request");
-    setup.ending.stop.cancel();
-    let end = tokio::time::timeout(Duration::from_secs(5), events.next()).await.expect("in time");
-    assert!(end.is_none(), "it ends as a stream should");
 }
 
 #[tokio::test]
