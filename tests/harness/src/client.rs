@@ -4,6 +4,8 @@ use anyhow::{Context, Result};
 use reqwest::{Method, Response, header::HeaderMap};
 use serde_json::{Value, json};
 
+use crate::eventually;
+
 /// A client with one API key. Follows no redirects and retries nothing.
 #[derive(Clone)]
 pub struct Client {
@@ -57,6 +59,17 @@ impl Client {
     /// Starts a request to a path under the API's prefix, key included.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("{}/api/v1{path}", self.base)).header("x-api-key", &self.key)
+    }
+
+    /// Waits until the key opens: a gateway learns of a new one by notice.
+    ///
+    /// # Panics
+    /// When no answer comes, or the key opens never.
+    pub async fn opens(&self) {
+        eventually("the key opens", || async {
+            (self.get("/stats").await.expect("an answer").status == 200).then_some(())
+        })
+        .await;
     }
 
     /// Sends a GET.

@@ -1,6 +1,10 @@
 //! The data plane without Kubernetes: Postgres, the pooled engine, the gateway. The test plays the operator.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
 
 use anyhow::{Context, Result, bail};
 use sqlx::{ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
@@ -34,12 +38,24 @@ pub struct TenantSpec {
     pub max_agents: i32,
     /// How many API keys it may have; -1 for no limit.
     pub max_api_keys: i32,
+    /// How many sync sockets it may have open; -1 for no limit.
+    pub max_sockets: i32,
+    /// How many operations a second one of its sockets may send.
+    pub socket_messages_per_second: i32,
 }
 
 impl Default for TenantSpec {
-    /// The free tier, with a request rate that no test meets by chance.
+    /// The free tier, with rates that no test meets by chance.
     fn default() -> Self {
-        Self { tier: "free", max_memories: 1000, requests_per_minute: 1_000_000, max_agents: 1, max_api_keys: 5 }
+        Self {
+            tier: "free",
+            max_memories: 1000,
+            requests_per_minute: 1_000_000,
+            max_agents: 1,
+            max_api_keys: 5,
+            max_sockets: -1,
+            socket_messages_per_second: 100_000,
+        }
     }
 }
 
@@ -78,7 +94,8 @@ impl DataPlane {
     pub async fn start_in(environment: &[(&str, &str)], engine_args: &[&str], gateway_args: &[&str]) -> Result<Self> {
         let workdir = Workdir::new()?;
         let postgres = Postgres::start(&workdir).await?;
-        migrate(&workdir, &postgres)?;
+        let done = migration(&workdir, &postgres, &[])?.output().context("run the migrate program")?;
+        succeeded(&done)?;
         let master = MasterKey::parse(&fs::read_to_string(secrets(&workdir).join("master-key"))?)?;
         let file = |name: &str| secrets(&workdir).join(name).display().to_string();
         let engine = Program::start_in(
@@ -113,17 +130,68 @@ impl DataPlane {
     /// # Errors
     /// When it cannot be started.
     pub async fn another_gateway(&self) -> Result<Program> {
+        self.another_gateway_with(&[]).await
+    }
+
+    /// The same, with further arguments.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn another_gateway_with(&self, args: &[&str]) -> Result<Program> {
+        self.gateway(&[&self.engine], args).await
+    }
+
+    /// A gateway over the same database that sends pooled tenants to these engines.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn gateway_to(&self, engines: &[&Program]) -> Result<Program> {
+        self.gateway(engines, &[]).await
+    }
+
+    /// The same, with further arguments.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn gateway_to_with(&self, engines: &[&Program], args: &[&str]) -> Result<Program> {
+        self.gateway(engines, args).await
+    }
+
+    async fn gateway(&self, engines: &[&Program], further: &[&str]) -> Result<Program> {
         let file = |name: &str| secrets(&self.workdir).join(name).display().to_string();
-        let engine = format!("127.0.0.1:{}", self.engine.port);
+        let engines: Vec<String> = engines.iter().map(|engine| format!("127.0.0.1:{}", engine.port)).collect();
         let own = [
             "--database-url-file",
             &file("gateway-url"),
             "--master-key-file",
             &file("master-key"),
             "--pooled-engine",
-            &engine,
+            &engines.join(","),
         ];
-        Program::start(&self.workdir, "gateway", &args(&own, &[])).await
+        Program::start(&self.workdir, "gateway", &args(&own, further)).await
+    }
+
+    /// Another pooled engine over the same database.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn another_engine(&self, further: &[&str]) -> Result<Program> {
+        let url = secrets(&self.workdir).join("pool-url").display().to_string();
+        let own = ["--mode", "pooled", "--database-url-file", &url];
+        Program::start(&self.workdir, "engine", &args(&own, further)).await
+    }
+
+    /// The migrate program, to be run once more over the same database and the same secrets.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub fn migration(&self, further: &[&str]) -> Result<Command> {
+        migration(&self.workdir, &self.postgres, further)
+    }
+
+    /// Where the migrate program keeps `pool-url`, `gateway-url`, `operator-url` and `master-key`.
+    pub fn secrets(&self) -> PathBuf {
+        secrets(&self.workdir)
     }
 
     /// The gateway's address, as `http://127.0.0.1:port`.
@@ -176,8 +244,18 @@ impl DataPlane {
     /// # Errors
     /// When Postgres refuses.
     pub async fn apply(&self, tenant: &Tenant, spec: TenantSpec) -> Result<()> {
-        let TenantSpec { tier, max_memories, requests_per_minute, max_agents, max_api_keys } = spec;
-        sqlx::query("SELECT stellar.tenant_apply($1, $2, $3, false, $4, $5, $6, $7, 1, $8)")
+        let TenantSpec {
+            tier,
+            max_memories,
+            requests_per_minute,
+            max_agents,
+            max_api_keys,
+            max_sockets,
+            socket_messages_per_second,
+        } = spec;
+        let apply = "SELECT stellar.tenant_apply($1, $2, $3, false, $4, $5, $6, $7, 1, $8,
+            p_max_sockets => $9, p_socket_messages_per_second => $10)";
+        sqlx::query(apply)
             .bind(tenant.id.uuid())
             .bind(&tenant.name)
             .bind(tier)
@@ -186,6 +264,8 @@ impl DataPlane {
             .bind(max_api_keys)
             .bind(requests_per_minute)
             .bind(self.master.capability(tenant.id, 1).hash().as_bytes().as_slice())
+            .bind(max_sockets)
+            .bind(socket_messages_per_second)
             .execute(&mut self.login("operator").await?)
             .await?;
         Ok(())
@@ -199,15 +279,24 @@ impl DataPlane {
         let (role, password) = (RoleName::of(tenant.id), "password-of-a-test-tenant");
         let statement = format!("ALTER ROLE {role} LOGIN PASSWORD '{password}'");
         sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut self.postgres.superuser("stellar").await?).await?;
-        sqlx::query("SELECT stellar.tenant_admit_role($1)")
-            .bind(tenant.id.uuid())
-            .execute(&mut self.login("operator").await?)
-            .await?;
+        self.admit(tenant).await?;
         let url_file = self.workdir.path().join(format!("{role}-url"));
         fs::write(&url_file, format!("postgres://{role}:{password}@127.0.0.1:{}/stellar", self.postgres.port))?;
         let (id, file) = (tenant.id.to_string(), url_file.display().to_string());
         let own = ["--mode", "dedicated", "--tenant", &id, "--database-url-file", &file];
         Program::start(&self.workdir, "engine", &args(&own, &[])).await
+    }
+
+    /// Lets the tenant's role in, as the operator does before a flip to an engine of the tenant's own.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn admit(&self, tenant: &Tenant) -> Result<()> {
+        sqlx::query("SELECT stellar.tenant_admit_role($1)")
+            .bind(tenant.id.uuid())
+            .execute(&mut self.login("operator").await?)
+            .await?;
+        Ok(())
     }
 
     /// The flip: to an engine of its own, or back to the pool. The place before stays valid for `drain` (`30 s`).
@@ -234,18 +323,18 @@ fn secrets(workdir: &Workdir) -> PathBuf {
     workdir.path().join("secrets")
 }
 
-/// Runs the migrate program, which makes schema, logins and secrets as it does in a cluster.
-fn migrate(workdir: &Workdir, postgres: &Postgres) -> Result<()> {
+/// The migrate program, which makes schema, logins and secrets as it does in a cluster.
+fn migration(workdir: &Workdir, postgres: &Postgres, further: &[&str]) -> Result<Command> {
     let admin = workdir.path().join("admin-url");
     fs::write(&admin, postgres.admin_url())?;
     fs::create_dir_all(secrets(workdir))?;
-    let output = Command::new(binary("operator")?)
-        .args(["migrate", "--no-kubernetes", "--admin-url-file"])
-        .arg(&admin)
-        .arg("--secrets-dir")
-        .arg(secrets(workdir))
-        .output()
-        .context("run the migrate program")?;
+    let mut command = Command::new(binary("operator")?);
+    command.args(["migrate", "--no-kubernetes", "--admin-url-file"]).arg(&admin);
+    command.arg("--secrets-dir").arg(secrets(workdir)).args(further);
+    Ok(command)
+}
+
+fn succeeded(output: &Output) -> Result<()> {
     if !output.status.success() {
         bail!(
             "migrate failed:\n{}{}",

@@ -8,6 +8,8 @@ mod client;
 mod data_plane;
 mod postgres;
 mod program;
+mod socket;
+mod unprivileged;
 mod wait;
 mod workdir;
 
@@ -15,5 +17,7 @@ pub use client::{Answer, Client};
 pub use data_plane::{DataPlane, Tenant, TenantSpec};
 pub use postgres::{Postgres, find_postgres};
 pub use program::{Program, binary};
+pub use socket::{Heard, Socket};
+pub use unprivileged::is_root;
 pub use wait::{eventually, eventually_within};
 pub use workdir::{Workdir, free_port};

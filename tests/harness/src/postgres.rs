@@ -2,8 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -11,10 +10,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
 
-use crate::{Workdir, eventually_within, free_port};
+use crate::{
+    Workdir, eventually_within, free_port,
+    unprivileged::{give_to_nobody, is_root, unprivileged},
+};
 
-/// Postgres refuses to run as root: then it runs as the user `nobody`.
-const NOBODY: u32 = 65534;
 const PASSWORD: &str = "admin-of-a-test";
 
 /// A running server on 127.0.0.1 with password authentication, an administrator that is no superuser, and the
@@ -58,9 +58,8 @@ impl Postgres {
         fs::create_dir(&data)?;
         let password_file = workdir.path().join("superuser");
         fs::write(&password_file, PASSWORD)?;
-        if is_root() {
-            std::os::unix::fs::chown(&data, Some(NOBODY), Some(NOBODY))?;
-        }
+        // Postgres refuses to run as root.
+        give_to_nobody(&data)?;
         let output = unprivileged(&binaries.join("initdb"))
             .args(["--username=postgres", "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8", "--locale=C"])
             .arg(format!("--pwfile={}", password_file.display()))
@@ -82,9 +81,24 @@ impl Postgres {
         Ok(postgres)
     }
 
+    /// The folder with the server's programs, within reach of the unprivileged user.
+    pub fn binaries(&self) -> &std::path::Path {
+        &self.binaries
+    }
+
+    /// The id of the server's first process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// The URL of the administrator, which owns the database and has CREATEROLE.
     pub fn admin_url(&self) -> String {
         format!("postgres://admin:{PASSWORD}@127.0.0.1:{}/stellar", self.port)
+    }
+
+    /// The URL of the superuser.
+    pub fn superuser_url(&self) -> String {
+        format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/stellar", self.port)
     }
 
     /// A connection as the superuser, which sees what row-level security hides.
@@ -159,18 +173,4 @@ fn reachable(binaries: PathBuf, workdir: &Workdir) -> Result<PathBuf> {
         bail!("cannot copy {} for the unprivileged user", installation.display());
     }
     Ok(copy.join("bin"))
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0)
-}
-
-fn unprivileged(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    // A folder that `nobody` may enter; cargo's own may be closed to it.
-    command.current_dir("/").env("LC_ALL", "C");
-    if is_root() {
-        command.uid(NOBODY).gid(NOBODY);
-    }
-    command
 }

@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{Workdir, eventually_within, free_port};
+use crate::{
+    Workdir, eventually_within, free_port,
+    unprivileged::{give_to_nobody, unprivileged},
+};
 
 /// A running `gateway` or `engine`, with its health port. Killed when dropped.
 pub struct Program {
@@ -78,10 +81,42 @@ impl Program {
         Self::launch_in(workdir, name, args, &[])
     }
 
+    /// Starts a program as the user who runs the test or, if that is root, as `nobody`, with a home of its own, and
+    /// returns once its `/readyz` answers 200.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_unprivileged(workdir: &Workdir, name: &'static str, args: &[String]) -> Result<Self> {
+        // A copy: cargo's own folder may be closed to that user.
+        let (copy, home) = (workdir.path().join(name), workdir.path().join("home"));
+        if !copy.exists() {
+            std::fs::copy(binary(name)?, &copy).context("copy a program for the unprivileged user")?;
+            std::fs::create_dir(&home)?;
+            give_to_nobody(&home)?;
+        }
+        let mut command = unprivileged(&copy);
+        command.env("HOME", &home).env_remove("XDG_DATA_HOME");
+        let program = Self::launch_command(command, workdir, name, args, &[])?;
+        program.ready().await;
+        Ok(program)
+    }
+
     fn launch_in(workdir: &Workdir, name: &'static str, args: &[String], environment: &[(&str, &str)]) -> Result<Self> {
+        Self::launch_command(Command::new(binary(name)?), workdir, name, args, environment)
+    }
+
+    fn launch_command(
+        mut command: Command,
+        workdir: &Workdir,
+        name: &'static str,
+        args: &[String],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let (port, health_port) = (free_port()?, free_port()?);
         let log = workdir.path().join(format!("{name}-{port}.log"));
-        let mut command = Command::new(binary(name)?);
         command
             .args(args)
             .args(["--listen", &format!("127.0.0.1:{port}"), "--health-listen", &format!("127.0.0.1:{health_port}")])
@@ -102,6 +137,11 @@ impl Program {
             reqwest::get(&url).await.ok().filter(|answer| answer.status().is_success()).map(drop)
         })
         .await;
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Kills the process (SIGKILL) and waits for its end.

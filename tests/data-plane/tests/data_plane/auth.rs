@@ -74,10 +74,7 @@ async fn an_agent_makes_lists_and_revokes_keys_within_its_quota() {
     let spec = TenantSpec { max_agents: 2, max_api_keys: 3, ..TenantSpec::default() };
     let ada = plane.tenant("keys", spec).await.unwrap();
     let client = plane.client(&ada);
-    harness::eventually("the key opens", || async {
-        (client.get("/stats").await.unwrap().status == 200).then_some(())
-    })
-    .await;
+    client.opens().await;
     let made = client.post("/auth/api-keys", &json!({ "agent": "planner" })).await.unwrap();
     assert_eq!(made.status, 201, "{}", made.text);
     assert_eq!(made.header("cache-control"), Some("no-store"));

@@ -59,6 +59,11 @@ const ATTACKS: &[(&str, Breach, &str)] = &[
     ("moves itself", Breach::Accepted, "SELECT stellar.tenant_place('{A}', 'pooled', NULL, '0 s')"),
     ("raises its own quota", Breach::Accepted, "UPDATE stellar.usage SET memory_limit = -1"),
     ("makes itself a key", Breach::Accepted, "SELECT stellar.key_create('{A}', 'a', sha256('x'), 'x', NULL, NULL, 'a')"),
+    (
+        "rotates the victim's keys",
+        Breach::Accepted,
+        "SELECT 1 FROM stellar.key_rotate('{B}', pg_catalog.gen_random_uuid(), sha256('x'), 'x', NULL, '0', NULL, 'a')",
+    ),
     ("drops the victim's role", Breach::Accepted, "SELECT stellar.role_drop('{B}')"),
     (
         "learns by a failing expression",
@@ -348,5 +353,51 @@ async fn a_wrong_or_missing_capability_opens_nothing() {
             .await
             .unwrap();
         assert!(rows.is_empty(), "pooled: {pooled}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_written_otherwise_names_nobody_and_fails_nothing() {
+    let ground = Ground::prepare().await;
+    let id = ground.attacker.id.to_string();
+    let capability = ground.plane.master().capability(ground.attacker.id, 1).expose();
+    let mut session = ground.session(true).await;
+    let mut named = async |id: &str, capability: &str| -> Option<uuid::Uuid> {
+        let claim =
+            "SELECT set_config('app.current_user_id', $1, false), set_config('app.tenant_capability', $2, false)";
+        sqlx::query(claim).bind(id).bind(capability).execute(&mut session).await.unwrap();
+        sqlx::query_scalar("SELECT stellar.current_tenant()").fetch_one(&mut session).await.unwrap()
+    };
+    assert_eq!(named(&id, &capability).await, Some(ground.attacker.id.uuid()));
+    let ids = [
+        String::new(),
+        id.to_uppercase(),
+        id.replace('-', ""),
+        format!("{{{id}}}"),
+        format!("{id}\n"),
+        format!(" {id}"),
+        id.replace('-', "_"),
+        id.replacen('-', "0", 1),
+        format!("-{}", &id[1..]),
+        format!("g{}", &id[1..]),
+        "-".repeat(36),
+        "é".repeat(36),
+    ];
+    for other in &ids {
+        assert_eq!(named(other, &capability).await, None, "{other:?}");
+    }
+    let capabilities = [
+        String::new(),
+        capability.to_uppercase(),
+        format!("{capability}\n"),
+        format!("\n{}", &capability[1..]),
+        format!("g{}", &capability[1..]),
+        format!("-{}", &capability[1..]),
+        format!("é{}", &capability[1..]),
+        capability[2..].to_owned(),
+        format!("{capability}00"),
+    ];
+    for other in &capabilities {
+        assert_eq!(named(&id, other).await, None, "{other:?}");
     }
 }

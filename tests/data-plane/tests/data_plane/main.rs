@@ -5,14 +5,30 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod audit;
 mod auth;
+mod clients;
+mod contract;
+mod documents;
+mod edge;
 mod faults;
 mod flip;
 mod hostile;
 mod isolation;
+mod keys;
+mod lint;
+mod local;
 mod memory;
+mod openapi;
+mod panics;
+mod portability;
 mod quota;
+mod reads;
+mod replicas;
+mod rotation;
+mod sync;
 mod traces;
+mod writes;
 
 use harness::{DataPlane, Tenant, TenantSpec};
 use tokio::sync::OnceCell;

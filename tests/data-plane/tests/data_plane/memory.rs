@@ -49,6 +49,24 @@ async fn every_field_of_a_memory_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn numbers_of_every_size_come_back() {
+    let ada = shared().await.client(&tenant("numbers").await);
+    // Postgres writes the largest as 309 digits.
+    let numbers = json!([f64::MAX, f64::MIN, f64::MIN_POSITIVE, 5e-324, 0.1, -0.0, i64::MIN, u64::MAX, 1e23, 1e22]);
+    let stored = ada.post("/store", &json!({ "content": "numbers", "metadata": { "n": numbers } })).await.unwrap();
+    assert_eq!(stored.status, 201, "{}", stored.text);
+    for path in ["/memories", "/timeline"] {
+        let list = ada.get(path).await.unwrap();
+        assert_eq!(list.status, 200, "{path}: {}", list.text);
+        let read = list.body["items"][0]["metadata"]["n"].as_array().unwrap();
+        let mut pairs = read.iter().zip(numbers.as_array().unwrap());
+        assert!(pairs.all(|(read, sent)| read.as_f64() == sent.as_f64()), "{path}: {}", list.text);
+        assert_eq!(read.len(), 10);
+    }
+    assert_eq!(ada.recall("numbers").await.unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_forgotten_memory_is_gone_everywhere() {
     let ada = shared().await.client(&tenant("forgotten").await);
     let id = ada.store("a password that nobody should keep").await.unwrap().body["id"].as_str().unwrap().to_owned();
@@ -161,6 +179,27 @@ async fn the_same_idempotency_key_stores_once() {
     let other = send("paid another invoice").await;
     assert_eq!((other.status, other.problem()), (409, Some("conflict")), "{}", other.text);
     assert_eq!(ada.get("/stats").await.unwrap().body["total_memories"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_idempotency_key_forgets_once_and_answers_the_same() {
+    let ada = shared().await.client(&tenant("forgetful").await);
+    let stored = ada.store("the old address").await.unwrap();
+    let path = format!("/forget/{}", stored.body["id"].as_str().unwrap());
+    let send = async |path: &str| {
+        let request = ada.request(Method::DELETE, path).header("idempotency-key", "forget-1");
+        harness::Answer::read(request.send().await.unwrap()).await.unwrap()
+    };
+    let (first, second) = (send(&path).await, send(&path).await);
+    assert_eq!((first.status, first.header("idempotency-replayed")), (200, None), "{}", first.text);
+    assert_eq!((second.status, second.header("idempotency-replayed")), (200, Some("true")), "{}", second.text);
+    assert_eq!(first.body, second.body);
+    let other = send(&format!("/forget/{}", uuid::Uuid::new_v4())).await;
+    assert_eq!((other.status, other.problem()), (409, Some("conflict")), "{}", other.text);
+    assert_eq!(ada.delete(&path).await.unwrap().status, 404, "without the key it is unknown");
+    let request = ada.request(Method::POST, "/store").header("idempotency-key", "forget-1");
+    let reused = request.json(&json!({ "content": "something else" })).send().await.unwrap();
+    assert_eq!(reused.status().as_u16(), 409, "one key, one operation");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! What a tenant meets at the edge of its tier.
 
-use harness::TenantSpec;
+use std::time::{Duration, Instant};
+
+use harness::{Socket, TenantSpec};
 use serde_json::json;
 
 use crate::shared;
@@ -68,4 +70,150 @@ async fn the_request_rate_is_kept_and_told_in_headers() {
         (client.get("/stats").await.unwrap().status == 200).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn smaller_limits_hold_at_once_delete_nothing_and_refuse_only_what_adds() {
+    let plane = shared().await;
+    let spec = TenantSpec { max_memories: 10, max_agents: 3, max_api_keys: 3, ..TenantSpec::default() };
+    let ada = plane.tenant("downgraded", spec).await.unwrap();
+    let client = plane.client(&ada);
+    let mut ids = Vec::new();
+    for n in 0..8 {
+        ids.push(client.store(&format!("worth keeping {n}")).await.unwrap().body["id"].as_str().unwrap().to_owned());
+    }
+    let mut others = Vec::new();
+    for agent in ["second", "third"] {
+        let made = client.post("/auth/api-keys", &json!({ "agent": agent })).await.unwrap();
+        assert_eq!(made.status, 201, "{}", made.text);
+        others.push(harness::Client::new(&plane.url(), made.body["api_key"].as_str().unwrap()));
+    }
+
+    let small = TenantSpec { max_memories: 3, max_agents: 1, max_api_keys: 1, ..spec };
+    plane.apply(&ada, small).await.unwrap();
+    let refused = client.store("one too many").await.unwrap();
+    assert_eq!((refused.status, refused.problem()), (403, Some("memory-quota-reached")), "{}", refused.text);
+    assert_eq!((&refused.body["used"], &refused.body["limit"]), (&json!(8), &json!(3)));
+    let refused = client.post("/auth/api-keys", &json!({ "agent": "second" })).await.unwrap();
+    assert_eq!((refused.status, refused.problem()), (403, Some("key-quota-reached")), "{}", refused.text);
+    assert_eq!(client.get("/memories").await.unwrap().body["total"], 8, "nothing is deleted");
+    assert_eq!(client.recall("worth keeping").await.unwrap().body.as_array().unwrap().len(), 5);
+    for other in &others {
+        assert_eq!(other.get("/stats").await.unwrap().status, 200, "every key goes on opening");
+    }
+
+    for id in &ids[..6] {
+        assert_eq!(client.delete(&format!("/forget/{id}")).await.unwrap().status, 200);
+    }
+    assert_eq!(client.store("there is room again").await.unwrap().status, 201);
+    assert_eq!(client.store("and now there is none").await.unwrap().status, 403);
+    plane.apply(&ada, spec).await.unwrap();
+    assert_eq!(client.store("a larger tier, at once").await.unwrap().status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limits_of_sockets_are_told_and_a_changed_one_counts_at_once() {
+    let plane = shared().await;
+    let spec = TenantSpec { max_sockets: 7, socket_messages_per_second: 20, ..TenantSpec::default() };
+    let tenant = plane.tenant("socket-limits", spec).await.unwrap();
+    let client = plane.client(&tenant);
+    let told = async |sockets: i32, messages: i32| {
+        harness::eventually(&format!("{sockets} sockets and {messages} messages a second are told"), || async {
+            let usage = client.get("/auth/usage").await.unwrap();
+            let limits = (&usage.body["max_sockets"], &usage.body["socket_messages_per_second"]);
+            (limits == (&json!(sockets), &json!(messages))).then_some(())
+        })
+        .await;
+    };
+    told(7, 20).await;
+    for (max_sockets, socket_messages_per_second) in [(-1, 20), (0, 1), (50, 50)] {
+        plane.apply(&tenant, TenantSpec { max_sockets, socket_messages_per_second, ..spec }).await.unwrap();
+        told(max_sockets, socket_messages_per_second).await;
+    }
+    // An operator of the release before does not know of them, and changes nothing.
+    let without = "SELECT stellar.tenant_apply($1, $2, 'free', false, 1000, 1, 5, 77, 1, $3)";
+    let capability = plane.master().capability(tenant.id, 1).hash();
+    sqlx::query(without)
+        .bind(tenant.id.uuid())
+        .bind(&tenant.name)
+        .bind(capability.as_bytes().as_slice())
+        .execute(&mut plane.login("operator").await.unwrap())
+        .await
+        .unwrap();
+    harness::eventually("what that operator does know of counts", || async {
+        (client.get("/auth/usage").await.unwrap().body["requests_per_minute"] == 77).then_some(())
+    })
+    .await;
+    told(50, 50).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tiers_have_limits_of_sockets_which_out_of_range_are_refused() {
+    let plane = shared().await;
+    let mut operator = plane.login("operator").await.unwrap();
+    let limits = "SELECT max_sockets, socket_messages_per_second FROM stellar.tiers WHERE name = $1";
+    for (tier, expected) in [("free", (5, 10)), ("pro", (50, 50)), ("promax", (1000, 200))] {
+        let found: (i32, i32) = sqlx::query_as(limits).bind(tier).fetch_one(&mut operator).await.unwrap();
+        assert_eq!(found, expected, "{tier}");
+    }
+    let apply = "SELECT stellar.tier_apply('limits-of-sockets', 'pooled', 1, 1, 1, 1, $1, $2)";
+    for (sockets, messages) in [(-2, 10), (5, 0)] {
+        let refused = sqlx::query(apply).bind(sockets).bind(messages).execute(&mut operator).await.unwrap_err();
+        let code = refused.as_database_error().and_then(|error| error.code().map(String::from));
+        assert_eq!(code.as_deref(), Some("23514"), "{sockets} {messages}: {refused}");
+    }
+    let of = async |operator: &mut sqlx::PgConnection| -> (i32, i32) {
+        sqlx::query_as(limits).bind("limits-of-sockets").fetch_one(operator).await.unwrap()
+    };
+    sqlx::query(apply).bind(3).bind(4).execute(&mut operator).await.unwrap();
+    assert_eq!(of(&mut operator).await, (3, 4));
+    sqlx::query(apply).bind(-1).bind(4).execute(&mut operator).await.unwrap();
+    assert_eq!(of(&mut operator).await, (-1, 4));
+    let without = "SELECT stellar.tier_apply('limits-of-sockets', 'pooled', 2, 1, 1, 1)";
+    sqlx::query(without).execute(&mut operator).await.unwrap();
+    assert_eq!(of(&mut operator).await, (-1, 4), "an operator of the release before leaves them");
+    sqlx::query("SELECT stellar.tier_delete('limits-of-sockets')").execute(&mut operator).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_limit_counts_for_new_sockets_and_for_open_ones() {
+    let plane = shared().await;
+    let spec = TenantSpec { max_sockets: 1, socket_messages_per_second: 1, ..TenantSpec::default() };
+    let tenant = plane.tenant("sockets", spec).await.unwrap();
+    let (url, client) = (plane.url(), plane.client(&tenant));
+    let enter = async || Socket::enter(&url, &tenant.key, None).await.ok();
+    let (mut open, _) = harness::eventually("the first socket is let in", enter).await;
+    assert!(enter().await.is_none(), "a second one is over the limit");
+    plane.apply(&tenant, TenantSpec { max_sockets: 2, ..spec }).await.unwrap();
+    let (second, _) = harness::eventually("a second socket is let in", enter).await;
+    assert!(enter().await.is_none(), "a third one is over the limit");
+    drop(second);
+    harness::eventually("its place is given back", enter).await;
+
+    // A second goes by between operations, until the rate of this open socket is raised.
+    let slow = store(&mut open, 3).await;
+    assert!(slow > Duration::from_millis(1_500), "{slow:?}");
+    plane.apply(&tenant, TenantSpec { socket_messages_per_second: 1_000, ..spec }).await.unwrap();
+    harness::eventually("the gateway knows of the new rate", || async {
+        let usage = client.get("/auth/usage").await.unwrap();
+        (usage.body["socket_messages_per_second"] == 1_000).then_some(())
+    })
+    .await;
+    let fast = store(&mut open, 20).await;
+    assert!(fast < Duration::from_secs(10), "20 operations took {fast:?}");
+}
+
+/// How long it takes until so many stores, sent at once, are acknowledged.
+async fn store(socket: &mut Socket, count: usize) -> Duration {
+    let operation = |_| {
+        let id = uuid::Uuid::new_v4();
+        json!({ "op": "store", "op_id": format!("op-{id}"), "content": format!("memory {id}") })
+    };
+    let operations: Vec<_> = (0..count).map(operation).collect();
+    let start = Instant::now();
+    socket.send_all(&operations).await.unwrap();
+    for _ in 0..count {
+        assert_eq!(socket.frame_of("ack").await.unwrap()["applied"], true);
+    }
+    start.elapsed()
 }
