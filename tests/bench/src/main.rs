@@ -1,261 +1,60 @@
 //! Measures the data plane on this machine and prints a table: real Postgres, engine and gateway on loopback.
 //!
+//!   bench            all of it
+//!   bench PART…      some parts of it, by name
+//!
 //! Machines differ and drift, so the figures to quote are ratios of two things measured in turn in one run.
 //! Every loop is bounded by a count. Memories are made of words drawn by a Zipf law from a seeded generator, so that
 //! two runs store the same text.
 
+mod crowd;
+mod fan_out;
+mod frames;
+mod idle;
+mod plain;
+mod process;
+mod requests;
+mod row_security;
+mod sockets;
+mod speaker;
+mod stalled;
+mod table;
 mod text;
 
-use std::time::{Duration, Instant};
+use std::{pin::Pin, time::Instant};
 
-use anyhow::{Context, Result, ensure};
-use harness::{Client, DataPlane, Program, Tenant, TenantSpec};
-use text::Words;
+use anyhow::{Result, ensure};
 
-const ROUNDS: usize = 5;
-const REQUESTS_A_ROUND: usize = 300;
+type Part = fn() -> Pin<Box<dyn Future<Output = Result<()>>>>;
+
+const PARTS: [(&str, Part); 6] = [
+    ("requests", || Box::pin(requests::measure())),
+    ("sockets", || Box::pin(sockets::measure())),
+    ("fan-out", || Box::pin(fan_out::measure())),
+    ("stalled", || Box::pin(stalled::measure())),
+    ("row-security", || Box::pin(row_security::measure())),
+    ("idle", || Box::pin(idle::measure())),
+];
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let plane = DataPlane::start().await?;
-    let unlimited = TenantSpec { max_memories: -1, ..TenantSpec::default() };
-    println!("{:<58} {:>10} {:>10} {:>10}", "what", "p50", "p99", "rate");
-
-    let tenant = plane.tenant("bench", unlimited).await?;
-    let client = plane.client(&tenant);
-    known(&client).await;
-
-    let alone = stores(&client, 1, 300).await?;
-    let together = stores(&client, 32, 3000).await?;
-    row("store, one after another", &alone);
-    row("store, 32 at a time", &together);
-    ratio("rate of stores at 32 to one at a time", together.rate() / alone.rate());
-
-    let mut words = Words::new(7);
-    for size in [1_000, 10_000, 50_000] {
-        fill(&plane, &tenant, size).await?;
-        let _warm = recalls(&client, &mut words, 20).await?;
-        row(
-            &format!("recall through the gateway, {size} memories"),
-            &recalls(&client, &mut words, REQUESTS_A_ROUND).await?,
-        );
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted == [plain::ARGUMENT] {
+        return plain::serve().await;
     }
-
-    let direct = direct_client(&plane, &plane.engine, &tenant);
-    let (mut through, mut straight) = (Sample::default(), Sample::default());
-    for _ in 0..ROUNDS {
-        through.add(recalls(&client, &mut words, REQUESTS_A_ROUND).await?);
-        straight.add(timed(REQUESTS_A_ROUND, || direct_recall(&direct, &mut words)).await?);
+    for name in &wanted {
+        let names = PARTS.map(|(name, _)| name).join(", ");
+        ensure!(PARTS.iter().any(|(part, _)| part == name), "`{name}` is no part of this: there are {names}");
     }
-    row("recall through the gateway, 50000 memories", &through);
-    row("recall at the engine itself, 50000 memories", &straight);
-    ratio("median through the gateway to median at the engine", through.quantile(0.5) / straight.quantile(0.5));
-
-    row("from a key's commit to its first accepted request", &notice(&plane).await?);
-    row_level_security(&plane, &tenant).await?;
-    flip(&plane, &tenant, &client).await
-}
-
-/// Durations of single requests, in seconds, and the wall time of all of them.
-#[derive(Default)]
-struct Sample {
-    seconds: Vec<f64>,
-    wall: f64,
-}
-
-impl Sample {
-    fn add(&mut self, other: Self) {
-        self.seconds.extend(other.seconds);
-        self.wall += other.wall;
-    }
-
-    fn quantile(&self, q: f64) -> f64 {
-        let mut sorted = self.seconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted[((sorted.len() - 1) as f64 * q).round() as usize]
-    }
-
-    fn rate(&self) -> f64 {
-        self.seconds.len() as f64 / self.wall
-    }
-}
-
-fn row(what: &str, sample: &Sample) {
-    let ms = |q| format!("{:.2} ms", sample.quantile(q) * 1e3);
-    println!("{what:<58} {:>10} {:>10} {:>8.0}/s", ms(0.5), ms(0.99), sample.rate());
-}
-
-fn ratio(what: &str, ratio: f64) {
-    println!("{what:<58} {ratio:>10.2}");
-}
-
-async fn timed<F: Future<Output = Result<()>>>(count: usize, mut request: impl FnMut() -> F) -> Result<Sample> {
-    let (mut sample, start) = (Sample::default(), Instant::now());
-    for _ in 0..count {
-        let began = Instant::now();
-        request().await?;
-        sample.seconds.push(began.elapsed().as_secs_f64());
-    }
-    sample.wall = start.elapsed().as_secs_f64();
-    Ok(sample)
-}
-
-async fn stores(client: &Client, at_once: usize, count: usize) -> Result<Sample> {
-    let start = Instant::now();
-    let workers = (0..at_once).map(|worker| {
-        let (client, mut words) = (client.clone(), Words::new(worker as u64 + 100));
-        async move {
-            timed(count / at_once, || {
-                let (client, content) = (client.clone(), words.sentence(14));
-                async move {
-                    let answer = client.store(&content).await?;
-                    ensure!(answer.status == 201, "{}", answer.text);
-                    Ok(())
-                }
-            })
-            .await
-        }
-    });
-    let mut all = Sample::default();
-    for sample in futures::future::join_all(workers).await {
-        all.add(sample?);
-    }
-    all.wall = start.elapsed().as_secs_f64();
-    Ok(all)
-}
-
-async fn recalls(client: &Client, words: &mut Words, count: usize) -> Result<Sample> {
-    timed(count, || {
-        let (client, q) = (client.clone(), words.sentence(4));
-        async move {
-            let answer = client.recall(&q).await?;
-            ensure!(answer.status == 200, "{}", answer.text);
-            Ok(())
-        }
-    })
-    .await
-}
-
-fn direct_client(
-    plane: &DataPlane,
-    engine: &Program,
-    tenant: &Tenant,
-) -> (reqwest::Client, String, [(&'static str, String); 2]) {
-    let headers = [
-        (tenancy::TENANT_HEADER, tenant.id.to_string()),
-        (tenancy::CAPABILITY_HEADER, plane.master().capability(tenant.id, 1).expose()),
-    ];
-    (reqwest::Client::new(), format!("http://127.0.0.1:{}/api/v1/recall", engine.port), headers)
-}
-
-fn direct_recall(
-    (http, url, headers): &(reqwest::Client, String, [(&'static str, String); 2]),
-    words: &mut Words,
-) -> impl Future<Output = Result<()>> + use<> {
-    let mut request = http.get(url).query(&[("q", words.sentence(4))]);
-    for (name, value) in headers {
-        request = request.header(*name, value);
-    }
-    async move {
-        let answer = request.send().await?;
-        ensure!(answer.status() == 200, "the engine answers {}", answer.status());
-        answer.bytes().await?;
-        Ok(())
-    }
-}
-
-/// Fills the tenant up to `size` memories, as an import does: many rows a statement, through the same triggers.
-async fn fill(plane: &DataPlane, tenant: &Tenant, size: i64) -> Result<()> {
-    let mut superuser = plane.postgres.superuser("stellar").await?;
-    let mut words = Words::new(size as u64);
-    let (have,): (i64,) = sqlx::query_as("SELECT count(*) FROM stellar.memories WHERE user_id = $1")
-        .bind(tenant.id.uuid())
-        .fetch_one(&mut superuser)
-        .await?;
-    let contents: Vec<String> = (have..size).map(|_| words.sentence(14)).collect();
-    for batch in contents.chunks(5_000) {
-        sqlx::query(
-            "INSERT INTO stellar.memories (user_id, id, content, zone, total_score)
-             SELECT $1, gen_random_uuid(), content, 2, 0.25 FROM unnest($2::text[]) AS content",
-        )
-        .bind(tenant.id.uuid())
-        .bind(batch)
-        .execute(&mut superuser)
-        .await?;
-    }
-    Ok(())
-}
-
-/// How soon the gateway acts on a change in Postgres: the time from the commit that makes a tenant's key to the first
-/// request that it opens, asked without a pause.
-async fn notice(plane: &DataPlane) -> Result<Sample> {
-    let mut sample = Sample::default();
-    for n in 0..40 {
-        let tenant = plane.tenant(&format!("notice-{n}"), TenantSpec::default()).await?;
-        let (client, start) = (plane.client(&tenant), Instant::now());
-        while client.get("/auth/usage").await?.status != 200 {
-            ensure!(start.elapsed() < Duration::from_secs(5), "the gateway never heard of the key");
-        }
-        sample.seconds.push(start.elapsed().as_secs_f64());
-    }
-    sample.wall = sample.seconds.iter().sum();
-    Ok(sample)
-}
-
-/// The smallest read there is, through the policy as the pool and past it as the superuser, in turn.
-async fn row_level_security(plane: &DataPlane, tenant: &Tenant) -> Result<()> {
-    let (mut pool, mut superuser) = (plane.login("pool").await?, plane.postgres.superuser("stellar").await?);
-    sqlx::raw_sql("BEGIN").execute(&mut pool).await?;
-    sqlx::query("SELECT * FROM stellar.enter($1, $2, 'bench', false)")
-        .bind(tenant.id.uuid())
-        .bind(plane.master().capability(tenant.id, 1).as_bytes().as_slice())
-        .execute(&mut pool)
-        .await?;
-    let sql = "SELECT id FROM stellar.memories WHERE user_id = $1 ORDER BY total_score DESC, id DESC LIMIT 5";
-    let (mut under, mut past) = (0.0, 0.0);
-    for _ in 0..ROUNDS {
-        for (connection, total) in [(&mut pool, &mut under), (&mut superuser, &mut past)] {
+    // Ten thousand sockets have two ends, one of them here; the programs that this one starts inherit it.
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    table::head();
+    for (name, part) in PARTS {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             let start = Instant::now();
-            for _ in 0..1_000 {
-                let rows = sqlx::query(sql).bind(tenant.id.uuid()).fetch_all(&mut *connection).await?;
-                ensure!(rows.len() == 5, "five rows are there");
-            }
-            *total += start.elapsed().as_secs_f64();
+            part().await?;
+            println!("--- {name} took {:.0} s", start.elapsed().as_secs_f64());
         }
     }
-    ratio("speed of the smallest read under row-level security", past / under);
     Ok(())
-}
-
-/// Moves the tenant to an engine of its own and back under load, and counts what failed.
-async fn flip(plane: &DataPlane, tenant: &Tenant, client: &Client) -> Result<()> {
-    let engine = plane.dedicated_engine(tenant).await?;
-    let mut words = Words::new(3);
-    let (mut asked, mut failed) = (0_usize, 0_usize);
-    for place in [Some(&engine), None, Some(&engine), None] {
-        let flip = plane.place(tenant, place, "30 s");
-        tokio::pin!(flip);
-        let (mut placed, mut after) = (false, 0);
-        while after < 100 {
-            let q = words.sentence(4);
-            tokio::select! {
-                biased;
-                done = &mut flip, if !placed => { done?; placed = true; }
-                answer = client.recall(&q) => {
-                    asked += 1;
-                    failed += usize::from(answer.context("recall during a flip").map_or(true, |answer| answer.status != 200));
-                    after += usize::from(placed);
-                }
-            }
-        }
-    }
-    println!("{:<58} {failed:>10} of {asked}", "requests that failed during four flips of placement");
-    Ok(())
-}
-
-async fn known(client: &Client) {
-    harness::eventually_within(Duration::from_secs(10), "the gateway knows the tenant", || async {
-        client.get("/stats").await.ok().filter(|answer| answer.status == 200).map(drop)
-    })
-    .await;
 }

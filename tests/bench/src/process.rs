@@ -1,0 +1,61 @@
+//! What the kernel knows of a process.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// Memory of a process, in KiB.
+pub struct Memory {
+    /// Resident pages.
+    pub resident: f64,
+    /// The same, with pages that are shared divided by the number of their users.
+    pub proportional: f64,
+}
+
+impl Memory {
+    pub fn of(pid: u32) -> Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("read a process's memory")?;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+            line.trim().trim_end_matches(" kB").parse().context("a number of kB")
+        };
+        Ok(Self { resident: field("Rss:")?, proportional: field("Pss:")? })
+    }
+}
+
+/// Processor time of a process, its children, and those of its children that have ended, in seconds.
+pub fn tree_seconds(pid: u32) -> Result<f64> {
+    let mut seconds = on_processor(pid)? + ended_children(pid)?;
+    for child in children(pid)? {
+        // One that has ended meanwhile is among the ended ones next time.
+        seconds += on_processor(child).unwrap_or(0.0);
+    }
+    Ok(seconds)
+}
+
+/// From the scheduler, in nanoseconds: clock ticks are too coarse for what is at rest.
+fn on_processor(pid: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    let nanoseconds: f64 = text.split(' ').next().unwrap_or_default().parse()?;
+    Ok(nanoseconds / 1e9)
+}
+
+/// The kernel keeps these in ticks alone, of which a second has a hundred on Linux.
+fn ended_children(pid: u32) -> Result<f64> {
+    let stat = stat(pid)?;
+    let ticks = |field: usize| stat.get(field).context("a field of stat")?.parse::<f64>().context("a number of ticks");
+    Ok((ticks(13)? + ticks(14)?) / 100.0)
+}
+
+fn children(parent: u32) -> Result<Vec<u32>> {
+    let parent = parent.to_string();
+    let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    Ok(pids.filter(|pid| stat(*pid).is_ok_and(|stat| stat.get(1) == Some(&parent))).collect())
+}
+
+/// The fields after the program's name, which may hold blanks itself: state, parent, …
+fn stat(pid: u32) -> Result<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = text.rsplit_once(") ").context("stat has a name in brackets")?;
+    Ok(fields.split_whitespace().map(str::to_owned).collect())
+}
