@@ -7,3 +7,5 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 pub mod cluster;
+pub mod load;
+pub mod network;

@@ -104,6 +104,22 @@ async fn every_rule_of_a_tenant_refuses_what_breaks_it_and_says_why() {
             limit("requestsPerMinute", json!(10_000_001)),
             "should be less than or equal to 10000000",
         ),
+        (limit("maxSockets", json!(0)), limit("maxSockets", json!(-2)), "should be greater than or equal to -1"),
+        (
+            limit("maxSockets", json!(-1)),
+            limit("maxSockets", json!(2_147_483_648_u32)),
+            "should be less than or equal to 2147483647",
+        ),
+        (
+            limit("socketMessagesPerSecond", json!(1)),
+            limit("socketMessagesPerSecond", json!(0)),
+            "should be greater than or equal to 1",
+        ),
+        (
+            limit("socketMessagesPerSecond", json!(100_000)),
+            limit("socketMessagesPerSecond", json!(100_001)),
+            "should be less than or equal to 100000",
+        ),
         (engine(json!({ "replicas": 1 })), engine(json!({ "replicas": 0 })), "should be greater than or equal to 1"),
         (engine(json!({ "replicas": 10 })), engine(json!({ "replicas": 11 })), "should be less than or equal to 10"),
         (
@@ -185,6 +201,19 @@ async fn every_rule_of_a_tier_refuses_what_breaks_it_and_says_why() {
             limit("requestsPerMinute", json!(10_000_001)),
             "should be less than or equal to 10000000",
         ),
+        // A Tier without them has those of the smallest: the first row of all has neither.
+        (limit("maxSockets", json!(-1)), limit("maxSockets", json!(-2)), lowest),
+        (limit("maxSockets", json!(0)), limit("maxSockets", json!("many")), "must be of type integer"),
+        (
+            limit("socketMessagesPerSecond", json!(1)),
+            limit("socketMessagesPerSecond", json!(0)),
+            "should be greater than or equal to 1",
+        ),
+        (
+            limit("socketMessagesPerSecond", json!(100_000)),
+            limit("socketMessagesPerSecond", json!(100_001)),
+            "should be less than or equal to 100000",
+        ),
         (engine("dedicated", small()), engine("pooled", small()), "only a dedicated tier has an engine size"),
         (
             engine("dedicated", small()),
@@ -210,6 +239,18 @@ async fn every_rule_of_a_tier_refuses_what_breaks_it_and_says_why() {
         (replicas(1), replicas(0), "should be greater than or equal to 1"),
     ];
     check(&api, TIERS, cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_without_limits_of_sockets_gets_those_of_the_smallest() {
+    let _stage = stage().await;
+    let api = Api::admin().await;
+    let limits = json!({ "maxMemories": 10, "maxAgents": 1, "maxApiKeys": 1, "requestsPerMinute": 10 });
+    api.create(TIERS, &tier("older", &json!({ "placement": "pooled", "limits": limits }))).await.unwrap();
+    let made = api.get(&format!("{TIERS}/older")).await.expect("it was made");
+    let limits = &made["spec"]["limits"];
+    assert_eq!((&limits["maxSockets"], &limits["socketMessagesPerSecond"]), (&json!(5), &json!(10)), "{made}");
+    api.delete(&format!("{TIERS}/older")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

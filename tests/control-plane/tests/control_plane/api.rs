@@ -1,11 +1,21 @@
 //! The API server by path and JSON: what a test reads is what is there, whatever the product's own types say.
 
+use std::{path::Path, time::Duration};
+
+use harness::eventually_within;
 use http::{Method, Request};
-use kube::{Client, core::Status};
+use kube::{
+    Client,
+    config::{KubeConfigOptions, Kubeconfig},
+    core::Status,
+};
 use serde_json::{Value, json};
 
 pub const TENANTS: &str = "/apis/stellar-memory.dev/v1alpha1/tenants";
 pub const TIERS: &str = "/apis/stellar-memory.dev/v1alpha1/tiers";
+
+/// The longest that something takes to go.
+const GONE: Duration = Duration::from_mins(1);
 
 /// A client of the API server.
 #[derive(Clone)]
@@ -16,6 +26,13 @@ impl Api {
     pub async fn admin() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         Self(Client::try_default().await.expect("KUBECONFIG names a control plane: `. DIR/env`"))
+    }
+
+    /// As the account of a kubeconfig.
+    pub async fn of(kubeconfig: &Path) -> Self {
+        let config = Kubeconfig::read_from(kubeconfig).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
+        Self(Client::try_from(config).unwrap())
     }
 
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Status> {
@@ -45,6 +62,12 @@ impl Api {
             Err(status) if status.code != 404 => panic!("DELETE {path}: {}", status.message),
             _ => {}
         }
+    }
+
+    /// Waits until nothing is there any more.
+    pub async fn gone(&self, path: &str) {
+        eventually_within(GONE, &format!("{path} is gone"), || async { self.get(path).await.is_none().then_some(()) })
+            .await;
     }
 
     async fn send(&self, method: Method, path: &str, kind: &str, body: Option<&Value>) -> Result<Value, Status> {

@@ -1,5 +1,5 @@
 //! Stands between an operator and the API server, in plain HTTP on the one side, and tells a [`Crash`] of every write that was
-//! answered.
+//! done.
 
 use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
@@ -48,7 +48,11 @@ async fn forward(
     let (mut parts, body) = request.into_parts();
     parts.headers.remove(http::header::HOST);
     let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    let step = format!("{} {}", parts.method, parts.uri.path());
+    // An event is made or, by an operator that remembers it, counted up.
+    let step = match parts.uri.path() {
+        events if events.starts_with("/apis/events.k8s.io/") => "an event".to_owned(),
+        path => format!("{} {path}", parts.method),
+    };
     parts.uri = path.parse().unwrap();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let Ok(answer) = client.send(Request::from_parts(parts, Body::from(body.clone()))).await else {
@@ -59,7 +63,9 @@ async fn forward(
     }
     let (parts, answer) = answer.into_parts();
     let answer = answer.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    // The server has done it; whether the operator hears of it is what the crash decides.
-    crash.step(&step, &[step.as_bytes(), &body]);
+    // The server has done it, unless it refused; whether the operator hears of it is what the crash decides.
+    if parts.status.is_success() {
+        crash.step(&step, &[path.as_bytes(), &body]);
+    }
     Ok(Response::from_parts(parts, Either::Left(Full::new(answer))))
 }

@@ -5,7 +5,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use harness::{Postgres, eventually_within};
@@ -24,6 +24,11 @@ use crate::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(40);
+const POLL: Duration = Duration::from_millis(50);
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// What a reconciliation writes first.
+const FIRST_OF_A_LOOK: &str = "stellar.tenant_apply";
+const FIRST_OF_A_DELETION: &str = "stellar.tenant_retire";
 
 /// Counts the steps for one tenant, and pulls the trigger after one of them.
 #[derive(Default)]
@@ -34,14 +39,23 @@ struct Plan {
     /// A step is the tenant's if its bytes contain one of these.
     needles: Vec<Vec<u8>>,
     steps: Vec<String>,
-    trigger: Option<(usize, Trigger)>,
+    trigger: Option<(When, Trigger)>,
+    pulled: bool,
+}
+
+/// After which step to kill.
+enum When {
+    /// After so many.
+    Count(usize),
+    /// After the first of this name.
+    Named(String),
 }
 
 impl Crash {
-    /// Counts anew, for this tenant; kills after so many steps, if a number is given.
-    fn plan(&self, name: &str, id: Uuid, trigger: Option<(usize, Trigger)>) {
+    /// Counts anew, for this tenant; kills after a step, if one is given.
+    fn plan(&self, name: &str, id: Uuid, trigger: Option<(When, Trigger)>) {
         let needles = vec![name.as_bytes().to_vec(), id.as_bytes().to_vec()];
-        *self.0.lock().unwrap() = Plan { needles, steps: Vec::new(), trigger };
+        *self.0.lock().unwrap() = Plan { needles, steps: Vec::new(), trigger, pulled: false };
     }
 
     /// Notes a step that was answered, before the operator hears the answer.
@@ -52,15 +66,24 @@ impl Crash {
             return;
         }
         plan.steps.push(what.to_owned());
-        if plan.trigger.as_ref().is_some_and(|(after, _)| *after == plan.steps.len())
-            && let Some((_, trigger)) = plan.trigger.take()
-        {
+        let due = plan.trigger.as_ref().is_some_and(|(when, _)| match when {
+            When::Count(count) => *count == plan.steps.len(),
+            When::Named(name) => name == what,
+        });
+        if due && let Some((_, trigger)) = plan.trigger.take() {
             trigger.pull();
+            plan.pulled = true;
         }
     }
 
     fn steps(&self) -> Vec<String> {
         self.0.lock().unwrap().steps.clone()
+    }
+
+    /// Whether the operator was killed as planned, and the last step until now.
+    fn outcome(&self) -> (bool, String) {
+        let plan = self.0.lock().unwrap();
+        (plan.pulled, plan.steps.last().cloned().unwrap_or_default())
     }
 }
 
@@ -71,6 +94,8 @@ struct Theatre {
     crash: Arc<Crash>,
     start: Start,
     operator: Operator,
+    /// When a look was asked for last.
+    asked: Option<Instant>,
     _kubelet: Kubelet,
 }
 
@@ -92,6 +117,7 @@ impl Theatre {
         Self {
             database: postgres.superuser("stellar").await.unwrap(),
             operator: Operator::start(&start),
+            asked: None,
             _kubelet: Kubelet::start(&api),
             api,
             crash,
@@ -103,36 +129,112 @@ impl Theatre {
         snapshot::of(&self.api, &mut self.database, name, id).await
     }
 
+    /// The state once nothing changes any more from one look to the next: what the last status caused by itself is done.
+    async fn at_rest(&mut self, name: &str, id: Uuid) -> String {
+        // A look that begins after the last status shows that the one which wrote it has ended, with its events.
+        self.looks_begin(name, id, 1).await;
+        let mut last = String::new();
+        loop {
+            let now = self.state(name, id).await;
+            if std::mem::replace(&mut last, now.clone()) == now && is_settled(&self.api, name).await {
+                return now;
+            }
+        }
+    }
+
+    /// Waits until so many looks more have begun. With the next one each has ended.
+    async fn looks_begin(&mut self, name: &str, id: Uuid, more: usize) {
+        let looks = |crash: &Crash| crash.steps().iter().filter(|step| *step == FIRST_OF_A_LOOK).count();
+        let start = Instant::now();
+        let enough = looks(&self.crash) + more;
+        while looks(&self.crash) < enough {
+            assert!(start.elapsed() < PATIENCE, "{name} is not looked at again\n{}", self.operator.log_tail());
+            self.ask_for_a_look(id).await;
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Makes the operator look at a tenant again that it has settled, as a change of its rows does, but without a change. Not
+    /// too often: the operator waits until nobody asks any more.
+    async fn ask_for_a_look(&mut self, id: Uuid) {
+        if self.asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY) {
+            return;
+        }
+        self.asked = Some(Instant::now());
+        let notify = sqlx::query("SELECT pg_notify('stellar_control', $1)").bind(id.to_string());
+        notify.execute(&mut self.database).await.unwrap();
+    }
+
     /// Another operator for one that was killed. Its lease would pass by itself, after 15 s.
     async fn start_again(&mut self) {
         self.api.delete(&format!("/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/stellar-operator")).await;
         self.operator = Operator::start(&self.start);
     }
 
-    fn kill_after(&self, steps: usize, name: &str, id: Uuid) {
-        self.crash.plan(name, id, Some((steps, self.operator.trigger())));
+    fn kill_after(&self, when: When, name: &str, id: Uuid) {
+        self.crash.plan(name, id, Some((when, self.operator.trigger())));
     }
 
-    /// Whether the operator was killed before `done` came true.
-    async fn killed_before(&self, what: &str, done: impl AsyncFn(&Api) -> bool) -> bool {
-        let (operator, api, done) = (&self.operator, &self.api, &done);
-        eventually_within(PATIENCE, what, || async move {
-            if operator.has_ended() { Some(true) } else { done(api).await.then_some(false) }
-        })
-        .await
+    /// Waits until the operator was killed as planned, and starts another. Returns the step after which it was.
+    ///
+    /// Steps come after the status that says Ready too, and those of a look that finds nothing to do: such looks are asked
+    /// for until the planned step was one of theirs.
+    async fn killed(&mut self, name: &str, id: Uuid) -> String {
+        let start = Instant::now();
+        loop {
+            // In this order: a planned kill is noted before anybody can see what has ended.
+            let ended = self.operator.has_ended();
+            let (killed, last) = self.crash.outcome();
+            if killed {
+                self.start_again().await;
+                return last;
+            }
+            let (steps, log) = (self.crash.steps(), self.operator.log_tail());
+            assert!(!ended, "{name}: the operator ended by itself after {steps:#?}\n{log}");
+            assert!(start.elapsed() < PATIENCE, "{name}: the planned step did not come, only {steps:#?}\n{log}");
+            if is_settled(&self.api, name).await {
+                self.ask_for_a_look(id).await;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The same for a Tenant that is being deleted. `None`: it is gone, and no step was the planned one.
+    ///
+    /// The last step takes the finalizer off, so the Tenant is gone a moment before the step is noted and the operator killed:
+    /// only the noted step tells what comes first.
+    async fn killed_before_gone(&mut self, name: &str) -> Option<String> {
+        let (crash, api, operator) = (&self.crash, &self.api, &self.operator);
+        let last_step = &format!("PATCH {TENANTS}/{name}");
+        let killed_after =
+            eventually_within(PATIENCE, &format!("{name} is gone or its operator killed"), || async move {
+                let ended = operator.has_ended();
+                let (killed, last) = crash.outcome();
+                if killed {
+                    return Some(Some(last));
+                }
+                assert!(!ended, "{name}: the operator ended by itself\n{}", operator.log_tail());
+                (last == *last_step && is_gone(api, name).await).then_some(None)
+            })
+            .await;
+        if killed_after.is_some() {
+            self.start_again().await;
+        }
+        killed_after
     }
 
     async fn wait(&self, what: &str, done: impl AsyncFn(&Api) -> bool) {
-        assert!(
-            !self.killed_before(what, done).await,
-            "{what}: the operator ended by itself\n{}",
-            self.operator.log_tail()
-        );
+        let (operator, api, done) = (&self.operator, &self.api, &done);
+        eventually_within(PATIENCE, what, || async move {
+            assert!(!operator.has_ended(), "{what}: the operator ended by itself\n{}", operator.log_tail());
+            done(api).await.then_some(())
+        })
+        .await;
     }
 
     /// Waits until the state of the tenant is the expected one.
     async fn comes_to(&mut self, expected: &str, name: &str, id: Uuid, after: &str) {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         loop {
             let found = self.state(name, id).await;
             if found == expected {
@@ -144,7 +246,7 @@ impl Theatre {
                 snapshot::difference(expected, &found),
                 self.operator.log_tail()
             );
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(POLL).await;
         }
     }
 }
@@ -177,7 +279,15 @@ fn distinct(steps: &[String]) -> Vec<usize> {
     (1..=steps.len()).filter(|step| seen.insert((&steps[step - 1], steps.get(*step)))).collect()
 }
 
-/// Makes a tenant of the tier with a crash after each step, and compares it with one that was made without.
+/// Each step once, by its name, and in the order of their first time: for moves, which take longer and repeat steps with many
+/// neighbours, not always as often.
+fn each_once(steps: &[String]) -> Vec<&String> {
+    let mut seen = std::collections::HashSet::new();
+    steps.iter().filter(|step| seen.insert(*step)).collect()
+}
+
+/// Makes a tenant of a pooled tier with a crash after each step, and compares it with one that was made without. What a
+/// dedicated one needs besides is made when one moves there.
 async fn make_with_crashes(tier: &str, first_identity: usize) {
     let stage = stage().await;
     let mut theatre = Theatre::open(stage.start(), &stage.url, &stage.postgres).await;
@@ -185,44 +295,25 @@ async fn make_with_crashes(tier: &str, first_identity: usize) {
     theatre.crash.plan(&model.0, model.1, None);
     theatre.api.tenant(&model.0, &spec(tier, model.1, "Delete")).await;
     theatre.wait("the tenant without a crash is Ready", async |api| is_settled(api, &model.0).await).await;
-    // What the last status caused by itself is done when nothing changes from one look to the next.
-    let mut expected = String::new();
-    loop {
-        let now = theatre.state(&model.0, model.1).await;
-        if std::mem::replace(&mut expected, now.clone()) == now && is_settled(&theatre.api, &model.0).await {
-            break;
-        }
-    }
+    let expected = theatre.at_rest(&model.0, model.1).await;
     let names = theatre.crash.steps();
     theatre.api.delete(&format!("{TENANTS}/{}", model.0)).await;
-    let mut crashes = 0;
-    for step in distinct(&names) {
+    let steps = distinct(&names);
+    for step in &steps {
         let (name, id) = (format!("make-{tier}-{step:03}"), identity(first_identity + step));
-        theatre.kill_after(step, &name, id);
+        theatre.kill_after(When::Count(*step), &name, id);
         theatre.api.tenant(&name, &spec(tier, id, "Delete")).await;
-        let killed = theatre
-            .killed_before(&format!("{name} is Ready or its operator killed"), async |api| is_settled(api, &name).await)
-            .await;
-        let after = theatre.crash.steps().last().cloned().unwrap_or_default();
-        if killed {
-            crashes += 1;
-            theatre.start_again().await;
-        }
+        let after = theatre.killed(&name, id).await;
         theatre.comes_to(&expected, &name, id, &format!("after step {step} ({after})")).await;
         theatre.api.delete(&format!("{TENANTS}/{name}")).await;
     }
-    println!("{crashes} crashes while a {tier} tenant was made, after: {names:#?}");
-    assert!(crashes >= 8, "only {crashes} crashes");
+    println!("{} crashes while a {tier} tenant was made, after: {names:#?}", steps.len());
+    assert!(steps.len() >= 8, "only {} crashes", steps.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_after_any_step_of_making_a_pooled_tenant_makes_no_difference() {
     make_with_crashes("free", 1_000).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crash_after_any_step_of_making_a_dedicated_tenant_makes_no_difference() {
-    make_with_crashes("pro", 2_000).await;
 }
 
 /// Deletes a tenant of the tier with a crash after each step, and compares what is left with what is left without.
@@ -241,29 +332,27 @@ async fn delete_with_crashes(tier: &str, policy: &str, first_identity: usize, at
     let (model, id) = &tenants[0];
     theatre.crash.plan(model, *id, None);
     theatre.api.delete(&format!("{TENANTS}/{model}")).await;
-    theatre.wait("the tenant without a crash is gone", async |api| is_gone(api, model).await).await;
-    let names = theatre.crash.steps();
+    assert_eq!(theatre.killed_before_gone(model).await, None);
+    // Without those of a look that was under way.
+    let names: Vec<_> = theatre.crash.steps().into_iter().skip_while(|step| step != FIRST_OF_A_DELETION).collect();
     let expected = theatre.state(model, *id).await;
     let mut crashed = Vec::new();
     let mut complete = false;
     for (step, (name, id)) in tenants.iter().enumerate().skip(1) {
-        theatre.kill_after(step, name, *id);
+        theatre.kill_after(When::Count(step), name, *id);
         theatre.api.delete(&format!("{TENANTS}/{name}")).await;
-        // The last step takes the finalizer off: then both are true, and the look at the operator comes first.
-        complete = !theatre
-            .killed_before(&format!("{name} is gone or its operator killed"), async |api| is_gone(api, name).await)
-            .await;
-        if complete {
+        let Some(after) = theatre.killed_before_gone(name).await else {
+            complete = true;
             break;
-        }
-        crashed.push((name, *id, theatre.crash.steps().last().cloned().unwrap_or_default()));
-        theatre.start_again().await;
+        };
+        crashed.push((name, *id, after));
     }
     for (name, id, after) in &crashed {
         theatre.comes_to(&expected, name, *id, after).await;
     }
     println!("{} crashes while a {tier} tenant was deleted ({policy}), after: {names:#?}", crashed.len());
     assert!(complete, "there are more steps than the {at_once} tenants of this test");
+    assert!(crashed.len() >= each_once(&names).len(), "only {} crashes: {names:#?}", crashed.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,4 +368,54 @@ async fn a_crash_after_any_step_of_retaining_a_pooled_tenant_makes_no_difference
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_after_any_step_of_deleting_a_dedicated_tenant_makes_no_difference() {
     delete_with_crashes("pro", "Delete", 5_000, 24).await;
+}
+
+/// Moves tenants to another tier with a crash after each step, and compares each with one that moved without.
+async fn move_with_crashes(from: &str, to: &str, placement: &str, first_identity: usize, at_once: usize) {
+    let stage = stage().await;
+    let mut theatre = Theatre::open(stage.start(), &stage.url, &stage.postgres).await;
+    let tenants: Vec<_> = (0..at_once).map(|n| (format!("{from}-{to}-{n:03}"), identity(first_identity + n))).collect();
+    for (name, id) in &tenants {
+        theatre.api.tenant(name, &spec(from, *id, "Delete")).await;
+    }
+    for (name, _) in &tenants {
+        theatre.wait(&format!("{name} is Ready"), async |api| is_settled(api, name).await).await;
+    }
+    let moves = json!({ "spec": { "tier": to } });
+    let has_moved = async |api: &Api, name: &str| {
+        let tenant = api.get(&format!("{TENANTS}/{name}")).await;
+        tenant.is_some_and(|tenant| settled(&tenant) && tenant["status"]["placement"] == placement)
+    };
+    let (model, id) = &tenants[0];
+    theatre.crash.plan(model, *id, None);
+    theatre.looks_begin(model, *id, 2).await;
+    let at_rest = theatre.crash.steps();
+    theatre.crash.plan(model, *id, None);
+    theatre.api.patch(&format!("{TENANTS}/{model}"), &moves).await.unwrap();
+    theatre.wait("the tenant without a crash has moved", async |api| has_moved(api, model).await).await;
+    let expected = theatre.at_rest(model, *id).await;
+    // Without those of a look at it in its old place that was still under way; later looks repeat the first steps of all.
+    let steps = theatre.crash.steps();
+    let names: Vec<_> = steps.into_iter().skip_while(|step| at_rest.contains(step)).collect();
+    let steps = each_once(&names);
+    assert!(names.iter().any(|step| step == FIRST_OF_A_LOOK), "no look follows the move: {names:#?}");
+    assert!(steps.len() < at_once, "{} steps need more tenants than {at_once}", steps.len());
+    for (step, (name, id)) in steps.iter().zip(&tenants[1..]) {
+        theatre.kill_after(When::Named(step.replace(model, name)), name, *id);
+        theatre.api.patch(&format!("{TENANTS}/{name}"), &moves).await.unwrap();
+        let after = theatre.killed(name, *id).await;
+        theatre.comes_to(&expected, name, *id, &after).await;
+    }
+    println!("{} crashes while a tenant moved from {from} to {to}, after: {steps:#?}", steps.len());
+    assert!(steps.len() >= 5, "only {} crashes", steps.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_after_any_step_of_moving_to_an_engine_of_its_own_makes_no_difference() {
+    move_with_crashes("free", "pro", "dedicated", 7_000, 32).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_after_any_step_of_moving_back_to_the_shared_engine_makes_no_difference() {
+    move_with_crashes("pro", "free", "pooled", 8_000, 24).await;
 }

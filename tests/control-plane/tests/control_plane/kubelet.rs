@@ -1,4 +1,5 @@
-//! Plays the kubelet, and of it only one sentence: every pod of a tenant runs and is ready.
+//! Plays the kubelet, and of it only one sentence: every pod of a tenant runs and is ready. And publishes its address, which
+//! the real controller does only for pods of a node that there is.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ impl Drop for Kubelet {
 }
 
 async fn keep(api: Api) {
-    let status = json!({ "status": { "phase": "Running", "conditions": [
+    let status = json!({ "status": { "phase": "Running", "podIP": "192.0.2.1", "podIPs": [{ "ip": "192.0.2.1" }], "conditions": [
         { "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" },
         { "type": "ContainersReady", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" },
     ] } });
@@ -35,8 +36,19 @@ async fn keep(api: Api) {
                     (pod["metadata"]["namespace"].as_str().unwrap(), pod["metadata"]["name"].as_str().unwrap());
                 // One that has gone in between needs nothing.
                 let _ = api.patch(&format!("/api/v1/namespaces/{namespace}/pods/{name}/status"), &status).await;
+                let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+                let _ = api.create(&slices, &published()).await;
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+fn published() -> serde_json::Value {
+    let labels = json!({ "kubernetes.io/service-name": "engine", "endpointslice.kubernetes.io/managed-by": "test" });
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": { "name": "engine-test", "labels": labels },
+        "addressType": "IPv4", "ports": [],
+        "endpoints": [{ "addresses": ["192.0.2.1"], "conditions": { "ready": true } }],
+    })
 }

@@ -6,14 +6,21 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod access;
+mod access_table;
 mod admission;
 mod api;
 mod api_proxy;
 mod crash;
+mod findings;
 mod kubelet;
+mod many;
 mod outages;
 mod postgres_proxy;
 mod program;
 mod rights;
+mod secrets;
 mod snapshot;
 mod stage;
+mod takeover;
+mod takeover_fields;

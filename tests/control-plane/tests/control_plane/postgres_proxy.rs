@@ -1,4 +1,4 @@
-//! Stands between an operator and Postgres and tells a [`Crash`] of every call of a function that was answered. It reads as
+//! Stands between an operator and Postgres and tells a [`Crash`] of every call of a function that was done. It reads as
 //! much of the protocol as that takes: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
 
 use std::{
@@ -55,7 +55,7 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, called: Calle
             Some(b'B') => {
                 let mut words = content.split(|byte| *byte == 0);
                 let query = words.nth(1).and_then(|name| statements.get(name));
-                let function = query.and_then(|query| query.strip_prefix("SELECT stellar."));
+                let function = query.and_then(|query| query.trim_start().strip_prefix("SELECT stellar."));
                 if let Some(function) = function.and_then(|call| call.split('(').next()) {
                     let function = format!("stellar.{function}");
                     if function != READS {
@@ -73,6 +73,10 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, called: Called
     // The answer to a request for TLS is one byte without a length; the driver is told not to ask.
     loop {
         let (kind, bytes) = message(&mut from, true).await?;
+        // An error: the function did nothing.
+        if kind == Some(b'E') {
+            called.lock().unwrap().take();
+        }
         if kind == Some(b'Z')
             && let Some((function, arguments)) = called.lock().unwrap().take()
         {

@@ -17,12 +17,15 @@ pub struct Start {
     pub url_file: PathBuf,
     pub key_file: PathBuf,
     pub drain_seconds: u32,
+    /// What is logged, if not as usual.
+    pub log_filter: Option<&'static str>,
 }
 
 /// A running operator; killed when dropped.
 pub struct Operator {
     child: Arc<Mutex<Child>>,
     log: PathBuf,
+    health: u16,
 }
 
 /// Kills an operator (SIGKILL), from wherever.
@@ -44,19 +47,20 @@ impl Operator {
         let file = File::options().create(true).append(true).open(&log).unwrap();
         let text = |path: &Path| path.display().to_string();
         let child = Command::new(binary("operator").unwrap())
+            .env_remove("RUST_LOG")
+            .envs(with.log_filter.map(|filter| ("RUST_LOG", filter)))
             .args(["run", "--namespace", "stellar-system", "--service-account", "stellar-memory-operator"])
             .args(["--engine-image", "engine:test", "--drain-seconds", &with.drain_seconds.to_string()])
             .args(["--database-url-file", &text(&with.url_file), "--master-key-file", &text(&with.key_file)])
             .args(["--health-listen", &format!("127.0.0.1:{health}")])
             .env("KUBECONFIG", &with.kubeconfig)
-            .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
             .spawn()
             .unwrap();
         with.workdir.adopt(&child, "TERM").unwrap();
-        Self { child: Arc::new(Mutex::new(child)), log }
+        Self { child: Arc::new(Mutex::new(child)), log, health }
     }
 
     pub fn trigger(&self) -> Trigger {
@@ -77,9 +81,19 @@ impl Operator {
         .await
     }
 
+    /// Its whole log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its metrics page, once it answers.
+    pub async fn metrics(&self) -> Option<String> {
+        reqwest::get(format!("http://127.0.0.1:{}/metrics", self.health)).await.ok()?.text().await.ok()
+    }
+
     /// The end of its log, for a message.
     pub fn log_tail(&self) -> String {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let log = self.log();
         let lines: Vec<_> = log.lines().rev().take(25).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }

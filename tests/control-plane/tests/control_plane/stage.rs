@@ -20,22 +20,16 @@ use crate::{
 };
 
 pub const SYSTEM: &str = "stellar-system";
-const FILES: [&str; 13] = [
-    "clusterrole-tenant-secrets.yaml",
-    "clusterrole.yaml",
-    "clusterrolebinding.yaml",
-    "role.yaml",
-    "rolebinding.yaml",
-    "serviceaccount.yaml",
-    "validatingadmissionpolicy.yaml",
-    "validatingadmissionpolicybinding.yaml",
-    "clusterrole.yaml",
-    "clusterrolebinding.yaml",
-    "role.yaml",
-    "rolebinding.yaml",
-    "serviceaccount.yaml",
+/// What of the chart is applied: who may do what, and what the API server itself refuses.
+const KINDS: [&str; 7] = [
+    "ServiceAccount",
+    "Role",
+    "RoleBinding",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
 ];
-const FILES_OF_OPERATOR: usize = 8;
 
 pub struct Stage {
     pub postgres: Postgres,
@@ -56,6 +50,11 @@ impl Stage {
     /// How an operator is started that talks to both servers directly, with the rights of the chart.
     pub fn start(&self) -> Start {
         self.start.clone()
+    }
+
+    /// Migrates once more, as an upgrade does that puts a pooler in front of Postgres.
+    pub fn upgrade(&self) {
+        migrate(&self.start.workdir, &["--pool-host", "pooler.example.org:6432"]);
     }
 
     /// No Tenant of an earlier test, not even one that an operator left half made.
@@ -85,21 +84,27 @@ async fn set_up() -> Stage {
     for secret in ["stellar-operator-db", "stellar-gateway-db", "stellar-pool-db", "stellar-master-key"] {
         api.delete(&format!("/api/v1/namespaces/{SYSTEM}/secrets/{secret}")).await;
     }
-    let output = Command::new(binary("operator").unwrap())
-        .args(["migrate", "--namespace", SYSTEM, "--admin-url-file"])
-        .arg(&admin_url)
-        .env("KUBECONFIG", kubeconfig(&workdir, "migrate"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "migrate: {}", String::from_utf8_lossy(&output.stderr));
+    migrate(&workdir, &[]);
 
     let url = secret(&api, "stellar-operator-db", "url").await;
     let (url_file, key_file) = (workdir.path().join("operator-url"), workdir.path().join("master-key"));
     fs::write(&url_file, &url).unwrap();
     fs::write(&key_file, secret(&api, "stellar-master-key", "master-key").await).unwrap();
     let kubeconfig = kubeconfig(&workdir, "operator");
-    let start = Start { workdir, kubeconfig, url_file, key_file, drain_seconds: 1 };
+    let start = Start { workdir, kubeconfig, url_file, key_file, drain_seconds: 1, log_filter: None };
     Stage { postgres, url, start }
+}
+
+/// `operator migrate` with the rights of the chart.
+fn migrate(workdir: &Workdir, further: &[&str]) {
+    let output = Command::new(binary("operator").unwrap())
+        .args(["migrate", "--namespace", SYSTEM, "--admin-url-file"])
+        .arg(workdir.path().join("admin-url"))
+        .args(further)
+        .env("KUBECONFIG", kubeconfig(workdir, "migrate"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "migrate: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 async fn secret(api: &Api, name: &str, key: &str) -> String {
@@ -112,17 +117,13 @@ pub fn decode(value: &Value) -> String {
     String::from_utf8(BASE64_STANDARD.decode(value.as_str().unwrap()).unwrap()).unwrap()
 }
 
-/// The chart's service accounts, roles, bindings and policy.
-fn rights() -> String {
+/// The chart's service accounts, roles, bindings and policies.
+pub fn rights() -> String {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/stellar-memory");
-    let mut args = vec!["template".to_owned(), "stellar-memory".to_owned(), chart.display().to_string()];
-    args.extend(["--namespace".to_owned(), SYSTEM.to_owned()]);
-    for (index, file) in FILES.iter().enumerate() {
-        let part = if index < FILES_OF_OPERATOR { "operator" } else { "migrate" };
-        args.extend(["--show-only".to_owned(), format!("templates/{part}/{file}")]);
-    }
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    run("helm", &args, None)
+    let args = ["template", "stellar-memory", &chart.display().to_string(), "--namespace", SYSTEM];
+    let whole = run("helm", &args, None);
+    let kind = |document: &&str| KINDS.iter().any(|kind| document.lines().any(|line| line == format!("kind: {kind}")));
+    whole.split("\n---\n").filter(kind).collect::<Vec<_>>().join("\n---\n")
 }
 
 /// A kubeconfig with nothing but a token of the chart's service account.

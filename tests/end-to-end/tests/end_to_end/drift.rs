@@ -128,6 +128,12 @@ async fn rows_roles_and_grants_that_are_changed_by_hand_are_put_right() {
             "50000",
         ),
         (
+            "the limits of sockets",
+            format!("UPDATE stellar.users SET max_sockets = 1, socket_messages_per_second = 1 WHERE id = '{id}'"),
+            format!("SELECT max_sockets + socket_messages_per_second FROM stellar.users WHERE id = '{id}'"),
+            "100",
+        ),
+        (
             "the key",
             format!("UPDATE stellar.api_keys SET revoked_at = now() WHERE user_id = '{id}'"),
             format!("SELECT count(*) FROM stellar.api_keys WHERE user_id = '{id}' AND revoked_at IS NULL"),
@@ -143,10 +149,11 @@ async fn rows_roles_and_grants_that_are_changed_by_hand_are_put_right() {
     }
     tenant.placed("dedicated").await;
     eventually_within(BACK, "the tenant is served", || async { (status(&client).await == 200).then_some(()) }).await;
-    // A role that was dropped comes back; the engine's open sessions still belong to the dead one until they end.
+    // The sessions that its engine holds belong to the dead role: they serve nobody, and are replaced.
     sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     let back = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}' AND rolcanlogin");
     eventually_within(BACK, "the role is back", || async { (sql(&back) == "1").then_some(()) }).await;
+    eventually_within(BACK, "the tenant is served", || async { (status(&client).await == 200).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

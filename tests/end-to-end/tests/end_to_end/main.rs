@@ -5,5 +5,8 @@
 mod admission;
 mod delete;
 mod drift;
+mod isolation;
+mod isolation_network;
+mod rotation;
 mod tenants;
 mod tiers;

@@ -1,13 +1,11 @@
 //! A tier changes with one kubectl patch, and requests are answered all along.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
-};
-
 use serde_json::{Value, json};
 
-use end_to_end::cluster::{POD, Tenant, done, get};
+use end_to_end::{
+    cluster::{POD, Tenant, done, get},
+    load::Load,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn free_to_pro_and_back_without_one_failed_request_and_with_the_same_memories() {
@@ -16,39 +14,13 @@ async fn free_to_pro_and_back_without_one_failed_request_and_with_the_same_memor
     let first = client.store("written before the upgrade").await.unwrap();
     assert_eq!(first.status, 201, "{}", first.text);
 
-    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let load: Vec<_> = (0..2)
-        .map(|worker| {
-            let (client, stop, answered) = (client.clone(), stop.clone(), answered.clone());
-            tokio::spawn(async move {
-                let mut n = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    // The free tier has 1,000 places: most requests recall.
-                    if n % 100 == 0 {
-                        let stored = client.store(&format!("worker {worker} note {n}")).await.unwrap();
-                        assert_eq!(stored.status, 201, "{}", stored.text);
-                    }
-                    let recalled = client.recall("written before upgrade").await.unwrap();
-                    assert_eq!(recalled.status, 200, "{}", recalled.text);
-                    assert_eq!(recalled.body[0]["content"], "written before the upgrade", "{}", recalled.text);
-                    n += 1;
-                    answered.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-                }
-            })
-        })
-        .collect();
-
+    let load = Load::begin(&client, "written before the upgrade");
     tenant.patch(&json!({ "tier": "pro" }));
     tenant.placed("dedicated").await;
     let pods: Value = serde_json::from_str(&done(&["get", "pods", "-n", &tenant.namespace(), "-o", "json"])).unwrap();
     let statuses = pods["items"][0]["status"]["conditions"].as_array().unwrap();
     assert!(statuses.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"), "the dedicated pod is ready");
-    let since = answered.load(Ordering::Relaxed);
-    harness::eventually("requests are answered by the dedicated engine", || async {
-        (answered.load(Ordering::Relaxed) > since + 20).then_some(())
-    })
-    .await;
+    load.goes_on().await;
 
     tenant.patch(&json!({ "tier": "free" }));
     tenant.placed("pooled").await;
@@ -57,10 +29,7 @@ async fn free_to_pro_and_back_without_one_failed_request_and_with_the_same_memor
     })
     .await;
 
-    stop.store(true, Ordering::Relaxed);
-    for worker in load {
-        worker.await.unwrap();
-    }
+    println!("{} requests were answered during two moves, none failed", load.end().await);
     assert_eq!(client.recall("written before upgrade").await.unwrap().body[0]["id"], first.body["id"]);
 }
 

@@ -107,7 +107,8 @@ async fn the_operator_is_killed_in_the_middle_of_its_work() {
     }
     for tenant in &tenants {
         tenant.wait_ready();
-        assert_eq!(tenant.client().store("made by two operators").await.unwrap().status, 201);
+        let stored = tenant.client().store("made by two operators").await.unwrap();
+        assert_eq!(stored.status, 201, "{}: {}", tenant.name, stored.text);
     }
 }
 
