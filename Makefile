@@ -1,7 +1,7 @@
 # The front door: every target is one script under tests/cluster or one cargo command, and says what it does.
 # Always holds: no target leaves a process behind, `up` aside, which `down` ends.
 
-.PHONY: help up down test bench lint
+.PHONY: help up down test attack bench lint
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,9 +15,14 @@ down: ## end what `make up` started
 test: ## run every suite: unit, data plane, and the whole product on a fresh node
 	@tests/cluster/test
 
-bench: ## measure recall, stores and their latencies
+attack: ## run every attack in full
 	@cargo build --workspace --bins
-	@cargo run -q -p bench
+	@ATTACK=whole cargo test --workspace --test attack
+
+# Compiled as the image's programs are, and not as the tests': debug assertions would be measured too.
+bench: ## measure recalls, stores, sockets and isolation (PART="sockets idle": some of it)
+	@cargo build --workspace --bins --profile measured
+	@"$${CARGO_TARGET_DIR:-target}/measured/bench" $(PART)
 
 lint: ## check format, lints, scripts, the chart and the generated resources
 	@tests/cluster/lint
