@@ -8,7 +8,9 @@ CREATE TABLE stellar.tiers (
     max_memories integer NOT NULL CHECK (max_memories >= -1),
     max_agents integer NOT NULL CHECK (max_agents >= -1),
     max_api_keys integer NOT NULL CHECK (max_api_keys >= -1),
-    requests_per_minute integer NOT NULL CHECK (requests_per_minute >= 1)
+    requests_per_minute integer NOT NULL CHECK (requests_per_minute >= 1),
+    max_sockets integer NOT NULL DEFAULT 5 CHECK (max_sockets >= -1),
+    socket_messages_per_second integer NOT NULL DEFAULT 10 CHECK (socket_messages_per_second >= 1)
 );
 COMMENT ON TABLE stellar.tiers IS 'The Tier resources, as the operator saw them last. -1 means no limit.';
 
@@ -23,6 +25,8 @@ CREATE TABLE stellar.users (
     max_agents integer NOT NULL DEFAULT 1,
     max_api_keys integer NOT NULL DEFAULT 5,
     requests_per_minute integer NOT NULL DEFAULT 60,
+    max_sockets integer NOT NULL DEFAULT 5 CHECK (max_sockets >= -1),
+    socket_messages_per_second integer NOT NULL DEFAULT 10 CHECK (socket_messages_per_second >= 1),
     capability_generation integer NOT NULL DEFAULT 1,
     capability_hash bytea CHECK (octet_length(capability_hash) = 32),
     capability_hash_previous bytea CHECK (octet_length(capability_hash_previous) = 32),
@@ -76,6 +80,8 @@ CREATE TABLE stellar.memories (
     agent text,
     key_id uuid,
     created_at timestamptz NOT NULL DEFAULT now(),
+    written_at timestamptz NOT NULL DEFAULT now(),
+    written_by text,
     last_recalled_at timestamptz,
     recall_count integer NOT NULL DEFAULT 0 CHECK (recall_count >= 0),
     importance real NOT NULL DEFAULT 0.5 CHECK (importance BETWEEN 0 AND 1),
@@ -91,6 +97,8 @@ CREATE TABLE stellar.memories (
 CREATE INDEX memories_by_zone ON stellar.memories (user_id, zone);
 CREATE INDEX memories_by_score ON stellar.memories (user_id, total_score DESC, id DESC);
 CREATE INDEX memories_by_time ON stellar.memories (user_id, occurred_at, id);
+COMMENT ON COLUMN stellar.memories.written_at IS 'the time of the last write, by which the next one wins or not';
+COMMENT ON COLUMN stellar.memories.written_by IS 'the agent of the last write: of two at the same time the larger name wins';
 COMMENT ON COLUMN stellar.memories.total_score IS
     'the score free of time: what it would be at 2025-01-01; when read it falls by 0.30 / 90 a day';
 COMMENT ON COLUMN stellar.memories.embedding IS 'int8 vector, its meaning given by embedding_version; NULL until computed';
@@ -99,7 +107,7 @@ COMMENT ON COLUMN stellar.memories.index_row IS 'compact index entry, its meanin
 CREATE TABLE stellar.changes (
     user_id uuid NOT NULL REFERENCES stellar.users (id) ON DELETE CASCADE,
     seq bigint NOT NULL,
-    op text NOT NULL CHECK (op IN ('store', 'update', 'forget')),
+    op text NOT NULL CHECK (op IN ('store', 'update', 'move', 'forget')),
     memory_id uuid NOT NULL,
     agent text,
     key_id uuid,

@@ -18,20 +18,24 @@ AS $$
 DECLARE
     claimed text;
     capability text;
+    proof bytea;
     found_id uuid;
 BEGIN
     IF session_user = 'stellar_pool' THEN
         claimed := current_setting('app.current_user_id', true);
         capability := current_setting('app.tenant_capability', true);
-        IF claimed IS NULL OR claimed !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-            OR capability IS NULL OR capability !~ '^[0-9a-f]{64}$' THEN
+        -- A UUID as it is written, and 64 hex digits: hyphens where they belong and nowhere else.
+        IF claimed IS NULL OR claimed NOT LIKE '________-____-____-____-____________'
+            OR length(replace(claimed, '-', '')) <> 32 OR claimed ~ '[^-0-9a-f]'
+            OR capability IS NULL OR length(capability) <> 64 OR capability ~ '[^0-9a-f]' THEN
             RETURN NULL;
         END IF;
+        proof := sha256(decode(capability, 'hex'));
         SELECT u.id INTO found_id
         FROM stellar.users u
         WHERE u.id = claimed::uuid
-            AND sha256(decode(capability, 'hex')) IN (u.capability_hash,
-                CASE WHEN u.capability_previous_until > now() THEN u.capability_hash_previous END)
+            AND (proof = u.capability_hash
+                OR proof = u.capability_hash_previous AND u.capability_previous_until > now())
             AND (u.placement = 'pooled' OR u.pool_access_until > now())
             AND u.retired_at IS NULL;
     ELSE
@@ -45,16 +49,23 @@ BEGIN
 END
 $$;
 
--- Whether the running transaction may act for this tenant with this capability: asked of dedicated engines too,
--- since network policies are not enforced everywhere.
-CREATE FUNCTION stellar.admitted(tenant uuid, capability bytea) RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+-- The counters of this tenant, if the running transaction may act for it with this capability; else no row. By the rules of
+-- current_tenant(), and the capability is asked of dedicated engines too, since network policies are not enforced everywhere.
+CREATE FUNCTION stellar.admitted(tenant uuid, capability bytea)
+RETURNS TABLE (change_seq bigint, memory_count integer, memory_limit integer)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT tenant = stellar.current_tenant() AND EXISTS (
-        SELECT FROM stellar.users u
-        WHERE u.id = tenant AND sha256(capability) IN (u.capability_hash,
-            CASE WHEN u.capability_previous_until > now() THEN u.capability_hash_previous END)
-    )
+DECLARE
+    proof bytea := sha256(capability);
+BEGIN
+    RETURN QUERY SELECT g.change_seq, g.memory_count, g.memory_limit
+    FROM stellar.users u JOIN stellar.usage g ON g.user_id = u.id
+    WHERE u.id = tenant
+        AND (proof = u.capability_hash OR proof = u.capability_hash_previous AND u.capability_previous_until > now())
+        AND u.retired_at IS NULL
+        AND CASE WHEN session_user = 'stellar_pool' THEN u.placement = 'pooled' OR u.pool_access_until > now()
+            ELSE u.role_name = session_user AND (u.placement = 'dedicated' OR u.role_access_until > now()) END;
+END
 $$;
 
 -- Takes the current tenant's usage row before a write touches anything else (two writers that lock in another order
@@ -68,6 +79,23 @@ BEGIN
     PERFORM FROM stellar.usage u WHERE u.user_id = tenant FOR UPDATE;
     PERFORM FROM stellar.users u WHERE u.id = tenant FOR SHARE;
 END
+$$;
+
+-- Where the logs of many tenants end, in one question: what wakes the rooms that an engine's clients are in when another
+-- replica wrote. Each tenant is named with its capability and answered only where it is served, by the same rules as
+-- current_tenant(); for all others there is no row.
+CREATE FUNCTION stellar.log_ends(p_tenants uuid[], p_capabilities bytea[]) RETURNS TABLE (user_id uuid, change_seq bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT u.id, g.change_seq
+    FROM unnest(p_tenants, p_capabilities) AS asked (id, capability)
+    JOIN stellar.users u ON u.id = asked.id
+    JOIN stellar.usage g ON g.user_id = u.id
+    WHERE sha256(asked.capability) IN (u.capability_hash,
+            CASE WHEN u.capability_previous_until > now() THEN u.capability_hash_previous END)
+        AND u.retired_at IS NULL
+        AND CASE WHEN session_user = 'stellar_pool' THEN u.placement = 'pooled' OR u.pool_access_until > now()
+            ELSE u.role_name = session_user AND (u.placement = 'dedicated' OR u.role_access_until > now()) END
 $$;
 
 RESET ROLE;
@@ -95,17 +123,11 @@ BEGIN
         pg_catalog.set_config('app.tenant_capability', pg_catalog.encode(capability, 'hex'), true),
         pg_catalog.set_config('app.agent', coalesce(agent, ''), true),
         pg_catalog.set_config('app.key_id', coalesce(key_id::text, ''), true);
-    IF stellar.admitted(tenant, capability) IS NOT TRUE THEN
-        RETURN;
-    END IF;
-    IF writes THEN
+    -- Asked again after the lock: a flip may have taken effect while this waited.
+    IF writes AND EXISTS (SELECT FROM stellar.admitted(tenant, capability)) THEN
         PERFORM stellar.write_lock();
-        -- A flip may have taken effect while this waited for the lock.
-        IF stellar.admitted(tenant, capability) IS NOT TRUE THEN
-            RETURN;
-        END IF;
     END IF;
-    RETURN QUERY SELECT u.change_seq, u.memory_count, u.memory_limit FROM stellar.usage u WHERE u.user_id = tenant;
+    RETURN QUERY SELECT a.change_seq, a.memory_count, a.memory_limit FROM stellar.admitted(tenant, capability) a;
 END
 $$;
 
@@ -139,15 +161,16 @@ GRANT SELECT ON stellar.usage TO stellar_tenants, stellar_pool, stellar_gateway,
 GRANT SELECT ON stellar.memories, stellar.changes, stellar.operations, stellar.audit TO stellar_tenants, stellar_pool;
 -- By column: table-level UPDATE or DELETE would let one tenant lock the table against all others.
 GRANT INSERT (user_id, id, content, metadata, session, speaker, occurred_at, source, agent, key_id, created_at, importance,
-        emotion, zone, total_score, embedding, embedding_version, index_row, index_version)
+        emotion, zone, total_score, embedding, embedding_version, index_row, index_version, written_at, written_by)
     ON stellar.memories TO stellar_tenants, stellar_pool;
 GRANT UPDATE (content, metadata, importance, emotion, zone, total_score, last_recalled_at, recall_count, embedding,
-        embedding_version, index_row, index_version)
+        embedding_version, index_row, index_version, written_at, written_by)
     ON stellar.memories TO stellar_tenants, stellar_pool;
 GRANT INSERT (user_id, op_id, request_hash, answer) ON stellar.operations TO stellar_tenants, stellar_pool;
 -- No capability hashes, to nobody but the maintainer's functions.
 GRANT SELECT (id, name, tier, placement, endpoint, suspended, role_name, max_agents, max_api_keys, requests_per_minute,
-        capability_generation, pool_access_until, role_access_until, retired_at, created_at, updated_at)
+        max_sockets, socket_messages_per_second, capability_generation, pool_access_until, role_access_until, retired_at,
+        created_at, updated_at)
     ON stellar.users TO stellar_operator, stellar_gateway;
 GRANT SELECT (user_id, id, agent, key_hash, prefix, managed, created_at, expires_at, revoked_at, last_used_at)
     ON stellar.api_keys TO stellar_operator, stellar_gateway;
@@ -156,6 +179,6 @@ GRANT EXECUTE ON FUNCTION stellar.enter(uuid, bytea, text, boolean, uuid) TO ste
 RESET ROLE;
 
 SET LOCAL ROLE stellar_maintainer;
-GRANT EXECUTE ON FUNCTION stellar.current_tenant(), stellar.admitted(uuid, bytea), stellar.write_lock()
-    TO stellar_tenants, stellar_pool;
+GRANT EXECUTE ON FUNCTION stellar.current_tenant(), stellar.admitted(uuid, bytea), stellar.write_lock(),
+    stellar.log_ends(uuid[], bytea[]) TO stellar_tenants, stellar_pool;
 RESET ROLE;

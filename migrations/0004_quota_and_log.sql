@@ -37,7 +37,8 @@ BEGIN
 END
 $$;
 
--- Only what a client can see change is logged: never recall counts or scores.
+-- Only writes and moves are logged: never recall counts or scores. `move`: nothing but the zone differs. A write that
+-- leaves a memory as it was is logged as well when its time or its agent is another one.
 CREATE FUNCTION stellar.memories_updated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -46,19 +47,25 @@ DECLARE
     last_seq bigint;
 BEGIN
     FOR batch IN
-        SELECT n.user_id, count(*)::integer AS n, array_agg(n.id ORDER BY n.id) AS ids
-        FROM after_update n JOIN before_update o ON o.user_id = n.user_id AND o.id = n.id
-        WHERE (o.content, o.metadata, o.importance, o.zone) IS DISTINCT FROM (n.content, n.metadata, n.importance, n.zone)
-        GROUP BY n.user_id ORDER BY n.user_id
+        SELECT c.user_id, count(*)::integer AS n, array_agg(c.id ORDER BY c.id) AS ids,
+            array_agg(CASE WHEN c.written THEN 'update' ELSE 'move' END ORDER BY c.id) AS ops
+        FROM (
+            SELECT n.user_id, n.id, o.zone <> n.zone AS moved,
+                (o.content, o.metadata, o.importance, o.written_at, o.written_by)
+                    IS DISTINCT FROM (n.content, n.metadata, n.importance, n.written_at, n.written_by) AS written
+            FROM after_update n JOIN before_update o ON o.user_id = n.user_id AND o.id = n.id
+        ) c
+        WHERE c.written OR c.moved
+        GROUP BY c.user_id ORDER BY c.user_id
     LOOP
         UPDATE stellar.usage u SET change_seq = u.change_seq + batch.n
         WHERE u.user_id = batch.user_id
         RETURNING u.change_seq INTO last_seq;
         CONTINUE WHEN NOT FOUND;
         INSERT INTO stellar.changes (user_id, seq, op, memory_id, agent, key_id)
-        SELECT batch.user_id, last_seq - batch.n + c.position, 'update', c.id, nullif(current_setting('app.agent', true), ''),
+        SELECT batch.user_id, last_seq - batch.n + c.position, c.op, c.id, nullif(current_setting('app.agent', true), ''),
             nullif(current_setting('app.key_id', true), '')::uuid
-        FROM unnest(batch.ids) WITH ORDINALITY AS c (id, position);
+        FROM unnest(batch.ids, batch.ops) WITH ORDINALITY AS c (id, op, position);
     END LOOP;
     RETURN NULL;
 END

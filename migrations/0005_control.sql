@@ -7,17 +7,23 @@ SET LOCAL ROLE stellar_maintainer;
 
 CREATE FUNCTION stellar.tier_apply(
     p_name text, p_placement text, p_max_memories integer, p_max_agents integer, p_max_api_keys integer,
-    p_requests_per_minute integer
+    p_requests_per_minute integer, p_max_sockets integer DEFAULT NULL, p_socket_messages_per_second integer DEFAULT NULL
 ) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO stellar.tiers AS t (name, placement, max_memories, max_agents, max_api_keys, requests_per_minute)
-    VALUES (p_name, p_placement, p_max_memories, p_max_agents, p_max_api_keys, p_requests_per_minute)
+    INSERT INTO stellar.tiers AS t (name, placement, max_memories, max_agents, max_api_keys, requests_per_minute,
+        max_sockets, socket_messages_per_second)
+    VALUES (p_name, p_placement, p_max_memories, p_max_agents, p_max_api_keys, p_requests_per_minute,
+        coalesce(p_max_sockets, 5), coalesce(p_socket_messages_per_second, 10))
     ON CONFLICT (name) DO UPDATE SET placement = excluded.placement, max_memories = excluded.max_memories,
         max_agents = excluded.max_agents, max_api_keys = excluded.max_api_keys,
-        requests_per_minute = excluded.requests_per_minute
-    WHERE (t.placement, t.max_memories, t.max_agents, t.max_api_keys, t.requests_per_minute) IS DISTINCT FROM
-        (excluded.placement, excluded.max_memories, excluded.max_agents, excluded.max_api_keys, excluded.requests_per_minute)
+        requests_per_minute = excluded.requests_per_minute, max_sockets = coalesce(p_max_sockets, t.max_sockets),
+        socket_messages_per_second = coalesce(p_socket_messages_per_second, t.socket_messages_per_second)
+    WHERE (t.placement, t.max_memories, t.max_agents, t.max_api_keys, t.requests_per_minute,
+            t.max_sockets, t.socket_messages_per_second) IS DISTINCT FROM
+        (excluded.placement, excluded.max_memories, excluded.max_agents, excluded.max_api_keys, excluded.requests_per_minute,
+            coalesce(p_max_sockets, t.max_sockets),
+            coalesce(p_socket_messages_per_second, t.socket_messages_per_second))
 $$;
 
 CREATE FUNCTION stellar.tier_delete(p_name text) RETURNS boolean
@@ -28,33 +34,42 @@ $$;
 
 -- Makes or updates a tenant's row and its usage row. A row that another living tenant of a different name holds is
 -- refused with SQLSTATE SM409; a retired one is taken over with its memories.
+-- The parameters that have a default came later, and leave their limits as they are: an operator of a release before goes on
+-- working during an upgrade and after a rollback.
 CREATE FUNCTION stellar.tenant_apply(
     p_id uuid, p_name text, p_tier text, p_suspended boolean, p_max_memories integer, p_max_agents integer,
     p_max_api_keys integer, p_requests_per_minute integer, p_capability_generation integer, p_capability_hash bytea,
-    p_overlap interval DEFAULT '5 minutes'
+    p_overlap interval DEFAULT '5 minutes', p_max_sockets integer DEFAULT NULL,
+    p_socket_messages_per_second integer DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     held stellar.users;
+    sockets integer;
+    messages integer;
 BEGIN
     SELECT u.* INTO held FROM stellar.users u WHERE u.id = p_id FOR UPDATE;
+    sockets := coalesce(p_max_sockets, held.max_sockets, 5);
+    messages := coalesce(p_socket_messages_per_second, held.socket_messages_per_second, 10);
     IF NOT FOUND THEN
         INSERT INTO stellar.users (id, name, tier, suspended, max_agents, max_api_keys, requests_per_minute,
-            capability_generation, capability_hash)
+            max_sockets, socket_messages_per_second, capability_generation, capability_hash)
         VALUES (p_id, p_name, p_tier, p_suspended, p_max_agents, p_max_api_keys, p_requests_per_minute,
-            p_capability_generation, p_capability_hash);
+            sockets, messages, p_capability_generation, p_capability_hash);
         INSERT INTO stellar.audit (user_id, what, detail)
         VALUES (p_id, 'tenant-created', jsonb_build_object('name', p_name, 'tier', p_tier));
     ELSIF held.name <> p_name AND held.retired_at IS NULL THEN
         RAISE EXCEPTION 'the user id belongs to another tenant' USING ERRCODE = 'SM409';
     ELSIF (held.name, held.tier, held.suspended, held.max_agents, held.max_api_keys, held.requests_per_minute,
+            held.max_sockets, held.socket_messages_per_second,
             held.capability_generation, held.capability_hash, held.retired_at) IS DISTINCT FROM
-        (p_name, p_tier, p_suspended, p_max_agents, p_max_api_keys, p_requests_per_minute,
+        (p_name, p_tier, p_suspended, p_max_agents, p_max_api_keys, p_requests_per_minute, sockets, messages,
             p_capability_generation, p_capability_hash, NULL::timestamptz) THEN
         UPDATE stellar.users u SET
             name = p_name, tier = p_tier, suspended = p_suspended, max_agents = p_max_agents,
-            max_api_keys = p_max_api_keys, requests_per_minute = p_requests_per_minute, retired_at = NULL,
+            max_api_keys = p_max_api_keys, requests_per_minute = p_requests_per_minute, max_sockets = sockets,
+            socket_messages_per_second = messages, retired_at = NULL,
             capability_hash_previous = CASE WHEN held.capability_hash IS DISTINCT FROM p_capability_hash
                 THEN held.capability_hash ELSE held.capability_hash_previous END,
             capability_previous_until = CASE WHEN held.capability_hash IS DISTINCT FROM p_capability_hash
@@ -213,9 +228,10 @@ $$;
 
 GRANT EXECUTE ON FUNCTION stellar.control_changed() TO stellar_owner;
 GRANT EXECUTE ON FUNCTION
-    stellar.tier_apply(text, text, integer, integer, integer, integer),
+    stellar.tier_apply(text, text, integer, integer, integer, integer, integer, integer),
     stellar.tier_delete(text),
-    stellar.tenant_apply(uuid, text, text, boolean, integer, integer, integer, integer, integer, bytea, interval),
+    stellar.tenant_apply(uuid, text, text, boolean, integer, integer, integer, integer, integer, bytea, interval,
+        integer, integer),
     stellar.tenant_admit_role(uuid),
     stellar.tenant_place(uuid, text, text, interval),
     stellar.tenant_dismiss_role(uuid),

@@ -29,6 +29,21 @@ AS $$
     WHERE k.user_id = used.user_id AND k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.at)
 $$;
 
+-- A key that was just revoked or replaced makes, replaces and revokes none any more: a gateway may not have heard of its end
+-- yet, so the functions below look at the key that asks. SQLSTATE SM404 when it has ended, as for a tenant that is gone.
+CREATE FUNCTION stellar.key_require_live(p_user_id uuid, p_key_id uuid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT 1 FROM stellar.api_keys k
+        WHERE k.user_id = p_user_id AND k.id = p_key_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+    ) THEN
+        RAISE EXCEPTION 'the key that asks has ended' USING ERRCODE = 'SM404';
+    END IF;
+END
+$$;
+
 -- Makes a key. SQLSTATE SM413 when the tenant's agents or keys are all used; DETAIL is
 -- {"what": "agents" | "api_keys", "used": n, "limit": n}.
 CREATE FUNCTION stellar.key_create(
@@ -46,6 +61,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no such tenant' USING ERRCODE = 'SM404';
     END IF;
+    PERFORM stellar.key_require_live(p_user_id, p_by_key);
     SELECT count(*) AS keys, count(DISTINCT k.agent) AS agents, coalesce(bool_or(k.agent = p_agent), false) AS known INTO live
     FROM stellar.api_keys k
     WHERE k.user_id = p_user_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());
@@ -73,6 +89,7 @@ AS $$
 DECLARE
     is_managed boolean;
 BEGIN
+    PERFORM stellar.key_require_live(p_user_id, p_by_key);
     SELECT k.managed INTO is_managed FROM stellar.api_keys k
     WHERE k.user_id = p_user_id AND k.id = p_key_id AND k.revoked_at IS NULL FOR UPDATE;
     IF NOT FOUND THEN
@@ -88,10 +105,72 @@ BEGIN
 END
 $$;
 
+-- Makes a key of the same agent; the old one ends after `p_overlap`, and never later than it would have anyway. No row: the
+-- tenant has no live key of that id. For the time of the overlap there may be one key more than the tenant may have, but
+-- not two (SQLSTATE SM413, as key_create): without an overlap, where there is one more already, the new key ends when the old
+-- one would have. The operator's own key is rotated by deleting the Secret that holds it
+-- (SQLSTATE SM409).
+CREATE FUNCTION stellar.key_rotate(
+    p_user_id uuid, p_key_id uuid, p_hash bytea, p_prefix text, p_expires_at timestamptz, p_overlap interval, p_by_key uuid,
+    p_by_agent text
+) RETURNS TABLE (id uuid, agent text, expires_at timestamptz, old_expires_at timestamptz)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    tenant record;
+    old record;
+    live bigint;
+    made uuid;
+    ends timestamptz;
+    lasts timestamptz := p_expires_at;
+BEGIN
+    -- Makers of keys wait for each other. Not FOR UPDATE: whoever revokes this key meanwhile holds it, and needs the tenant
+    -- for its audit entry.
+    SELECT u.max_api_keys INTO tenant
+    FROM stellar.users u WHERE u.id = p_user_id AND u.retired_at IS NULL FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no such tenant' USING ERRCODE = 'SM404';
+    END IF;
+    PERFORM stellar.key_require_live(p_user_id, p_by_key);
+    SELECT k.agent, k.managed, k.expires_at INTO old FROM stellar.api_keys k
+    WHERE k.user_id = p_user_id AND k.id = p_key_id AND k.revoked_at IS NULL
+        AND (k.expires_at IS NULL OR k.expires_at > now())
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF old.managed THEN
+        RAISE EXCEPTION 'the operator manages this key' USING ERRCODE = 'SM409';
+    END IF;
+    SELECT count(*) INTO live FROM stellar.api_keys k
+    WHERE k.user_id = p_user_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());
+    IF tenant.max_api_keys >= 0 AND live > tenant.max_api_keys THEN
+        IF p_overlap <= interval '0' THEN
+            lasts := least(p_expires_at, old.expires_at);
+        ELSE
+            RAISE EXCEPTION 'key quota reached' USING ERRCODE = 'SM413',
+                DETAIL = json_build_object('what', 'api_keys', 'used', live, 'limit', tenant.max_api_keys)::text;
+        END IF;
+    END IF;
+    ends := least(old.expires_at, now() + p_overlap);
+    -- Revoked where there is no overlap: that needs no clock of a gateway.
+    UPDATE stellar.api_keys k
+    SET expires_at = ends, revoked_at = CASE WHEN p_overlap <= interval '0' THEN now() END
+    WHERE k.user_id = p_user_id AND k.id = p_key_id;
+    INSERT INTO stellar.api_keys AS k (user_id, agent, key_hash, prefix, expires_at)
+    VALUES (p_user_id, old.agent, p_hash, p_prefix, lasts) RETURNING k.id INTO made;
+    INSERT INTO stellar.audit (user_id, agent, key_id, what, detail)
+    VALUES (p_user_id, p_by_agent, p_by_key, 'api-key-rotated',
+        jsonb_build_object('key', p_key_id, 'new_key', made, 'agent', old.agent, 'old_expires_at', ends));
+    RETURN QUERY SELECT made, old.agent, lasts, ends;
+END
+$$;
+
 GRANT EXECUTE ON FUNCTION stellar.gateway_heartbeat(uuid), stellar.gateway_leave(uuid),
     stellar.keys_used(uuid[], uuid[], timestamptz[]),
     stellar.key_create(uuid, text, bytea, text, timestamptz, uuid, text),
-    stellar.key_revoke(uuid, uuid, uuid, text) TO stellar_gateway;
+    stellar.key_revoke(uuid, uuid, uuid, text),
+    stellar.key_rotate(uuid, uuid, bytea, text, timestamptz, interval, uuid, text) TO stellar_gateway;
 RESET ROLE;
 SET LOCAL ROLE stellar_owner;
 REVOKE CREATE ON SCHEMA stellar FROM stellar_maintainer;

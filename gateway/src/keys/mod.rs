@@ -1,5 +1,4 @@
-//! The routes under /auth: a tenant's usage and its API keys, through the definer functions of `0007_gateway.sql` and
-//! `0013_keys.sql`.
+//! The routes under /auth: a tenant's usage and its API keys, through the definer functions of `0007_gateway.sql`.
 //!
 //! They alone need Postgres while a request waits; without it they answer 503 and memories are served on.
 

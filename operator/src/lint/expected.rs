@@ -85,7 +85,7 @@ const GATEWAY: &str = "stellar_gateway";
 
 /// Functions: signature, owner, language and attributes, who may execute them (beside their owner).
 pub(super) const FUNCTIONS: &[(&str, &str, &str, &str)] = &[
-    ("admitted(uuid,bytea)", MAINTAINER, "sql stable definer", TENANTS),
+    ("admitted(uuid,bytea)", MAINTAINER, "plpgsql stable definer", TENANTS),
     ("control_changed()", MAINTAINER, "plpgsql volatile definer", OWNER),
     ("current_tenant()", MAINTAINER, "plpgsql stable definer", TENANTS),
     ("enter(uuid,bytea,text,boolean,uuid)", OWNER, "plpgsql volatile", TENANTS),

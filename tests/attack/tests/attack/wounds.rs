@@ -57,7 +57,9 @@ async fn to_engine(plane: &DataPlane, tenant: &Tenant, capability: String) -> An
 const WITHOUT_CAPABILITIES: &str = "
     CREATE OR REPLACE FUNCTION stellar.current_tenant() RETURNS uuid LANGUAGE sql STABLE SECURITY DEFINER
         AS $$ SELECT nullif(current_setting('app.current_user_id', true), '')::uuid $$;
-    CREATE OR REPLACE FUNCTION stellar.admitted(tenant uuid, capability bytea) RETURNS boolean LANGUAGE sql STABLE AS $$ SELECT true $$";
+    CREATE OR REPLACE FUNCTION stellar.admitted(tenant uuid, capability bytea)
+        RETURNS TABLE (change_seq bigint, memory_count integer, memory_limit integer) LANGUAGE sql STABLE SECURITY DEFINER
+        AS $$ SELECT u.change_seq, u.memory_count, u.memory_limit FROM stellar.usage u WHERE u.user_id = tenant $$";
 
 /// As in CVE-2026-44477 of CloudNativePG: a shared login put on another role, which SQL could take off again.
 #[tokio::test(flavor = "multi_thread")]

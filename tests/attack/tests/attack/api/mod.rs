@@ -209,8 +209,10 @@ const FAULTS: &[Fault] = &[
         breaks: "CREATE OR REPLACE FUNCTION stellar.current_tenant() RETURNS uuid
                 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
                 AS $$ SELECT current_setting('app.current_user_id', true)::uuid $$;
-            CREATE OR REPLACE FUNCTION stellar.admitted(tenant uuid, capability bytea) RETURNS boolean
-                LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT true $$",
+            CREATE OR REPLACE FUNCTION stellar.admitted(tenant uuid, capability bytea)
+                RETURNS TABLE (change_seq bigint, memory_count integer, memory_limit integer)
+                LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+                AS $$ SELECT u.change_seq, u.memory_count, u.memory_limit FROM stellar.usage u WHERE u.user_id = tenant $$",
         mends: "",
         told_by: PAST_THE_GATEWAY.name,
     },
