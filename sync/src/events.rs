@@ -15,8 +15,9 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{
     Rooms, Service,
-    room::{Frame, Slice},
+    room::Slice,
     rooms::{Kind, Seat},
+    run::{Run, runs},
     wire,
 };
 
@@ -81,18 +82,18 @@ impl<S: Service> Follower<S> {
         loop {
             let place = self.place;
             match self.seat.room.after(place) {
-                Slice::Frames(frames) => return Some(self.tell(&frames)),
+                Slice::Runs(runs) => return Some(self.tell(&runs)),
                 Slice::Elsewhere => {
                     match rooms.service.changes(self.seat.room.tenant(), Some(place), Duration::from_secs(1)).await {
                         Ok(page) if page.resync => {
                             rooms.metrics.resyncs.inc();
                             self.place = page.seq;
-                            return Some(event(page.seq, "resync", &wire::resync(page.seq)).into());
+                            let mut event = Vec::new();
+                            put_event(&mut event, page.seq, "resync", wire::resync(page.seq).as_bytes());
+                            return Some(event.into());
                         }
                         Ok(page) if page.changes.is_empty() => {}
-                        Ok(page) => {
-                            return Some(self.tell(&page.changes.into_iter().map(Frame::from).collect::<Vec<_>>()));
-                        }
+                        Ok(page) => return Some(self.tell(&runs(page.changes))),
                         Err(_) => sleep(PAUSE).await,
                     }
                 }
@@ -106,16 +107,22 @@ impl<S: Service> Follower<S> {
         }
     }
 
-    fn tell(&mut self, frames: &[Frame]) -> Bytes {
-        if let Some(last) = frames.last() {
-            self.place = last.seq;
+    fn tell(&mut self, runs: &[Run]) -> Bytes {
+        if let Some(last) = runs.last() {
+            self.place = last.last();
         }
-        self.rooms.0.metrics.changes.inc_by(frames.len() as u64);
-        frames.iter().map(|frame| event(frame.seq, "change", &frame.text)).collect::<String>().into()
+        self.rooms.0.metrics.changes.inc_by(runs.iter().map(|run| run.count() as u64).sum());
+        let mut events = Vec::with_capacity(runs.iter().map(Run::size).sum());
+        for (seq, json) in runs.iter().flat_map(Run::changes) {
+            put_event(&mut events, seq, "change", json);
+        }
+        events.into()
     }
 }
 
 /// JSON has no line break of its own, so it is one line of data.
-fn event(id: i64, name: &str, data: &str) -> String {
-    format!("id: {id}\nevent: {name}\ndata: {data}\n\n")
+fn put_event(events: &mut Vec<u8>, id: i64, name: &str, data: &[u8]) {
+    events.extend_from_slice(format!("id: {id}\nevent: {name}\ndata: ").as_bytes());
+    events.extend_from_slice(data);
+    events.extend_from_slice(b"\n\n");
 }

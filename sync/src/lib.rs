@@ -15,6 +15,7 @@ mod outgoing;
 mod pace;
 mod room;
 mod rooms;
+mod run;
 mod service;
 mod session;
 mod socket;

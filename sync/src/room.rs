@@ -12,10 +12,13 @@ use std::{
 
 use tenancy::TenantId;
 use tokio::sync::watch;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Change, Changes, Service, metrics::SyncMetrics};
+use crate::{
+    Changes, Service,
+    metrics::SyncMetrics,
+    run::{RUN_BYTES, Run, runs},
+};
 
 /// How long a question to a log without news waits for some.
 const WAIT: Duration = Duration::from_secs(50);
@@ -25,30 +28,17 @@ const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MOST: Duration = Duration::from_secs(1);
 /// Bytes that one room holds, and all of them together before each is cut to `ROOM_LEAST`.
 const ROOM_MOST: usize = 512 * 1024;
-const ROOM_LEAST: usize = 16 * 1024;
+const ROOM_LEAST: usize = RUN_BYTES;
 const ALL_MOST: usize = 256 * 1024 * 1024;
 /// What one look at a room returns.
-const SLICE_FRAMES: usize = 256;
+const SLICE_RUNS: usize = 64;
 const SLICE_BYTES: usize = 256 * 1024;
 
-/// A change as sockets are sent it; cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Frame {
-    pub(crate) seq: i64,
-    pub(crate) text: Utf8Bytes,
-}
-
-impl From<Change> for Frame {
-    fn from(change: Change) -> Self {
-        Self { seq: change.seq, text: change.json.into() }
-    }
-}
-
 /// What a room has for somebody at a place.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Slice {
     /// The next ones, in order, without a gap.
-    Frames(Vec<Frame>),
+    Runs(Vec<Run>),
     /// Nothing yet.
     Current,
     /// The place is not within what the room holds.
@@ -59,8 +49,14 @@ pub(crate) enum Slice {
 #[derive(Default)]
 struct Ring {
     floor: i64,
-    frames: VecDeque<Frame>,
+    runs: VecDeque<Run>,
     bytes: usize,
+}
+
+impl Ring {
+    fn end(&self) -> i64 {
+        self.runs.back().map_or(self.floor, Run::last)
+    }
 }
 
 /// See the module.
@@ -101,22 +97,23 @@ impl Room {
             return Slice::Current;
         }
         let ring = self.lock();
-        // What was pushed meanwhile may be here already; `floor` and frames belong together.
-        let end = ring.frames.back().map_or(ring.floor, |frame| frame.seq);
+        // What was pushed meanwhile may be here already; `floor` and runs belong together.
+        let end = ring.end();
         if place < ring.floor || place > end {
             return Slice::Elsewhere;
         }
         if place == end {
             return Slice::Current;
         }
+        let first = ring.runs.partition_point(|run| run.last() <= place);
         let mut bytes = 0;
-        let frames = ring.frames.iter().skip((place - ring.floor) as usize).take(SLICE_FRAMES);
-        let within = |frame: &&Frame| {
-            let fits = bytes == 0 || bytes + frame.text.len() <= SLICE_BYTES;
-            bytes += frame.text.len();
+        let within = |run: &&Run| {
+            let fits = bytes == 0 || bytes + run.size() <= SLICE_BYTES;
+            bytes += run.size();
             fits
         };
-        Slice::Frames(frames.take_while(within).cloned().collect())
+        let next = ring.runs.range(first..).take(SLICE_RUNS).take_while(within);
+        Slice::Runs(next.map(|run| run.after(place)).collect())
     }
 
     /// Follows the log until stopped.
@@ -145,24 +142,25 @@ impl Room {
     fn take(&self, page: Changes, since: Option<i64>) -> i64 {
         let Changes { seq, changes, resync } = page;
         let start_anew = resync || since.is_none_or(|since| seq < since);
+        let runs = runs(changes);
         let mut ring = self.lock();
         let before = ring.bytes;
         if start_anew {
-            *ring = Ring { floor: seq, frames: VecDeque::new(), bytes: 0 };
+            *ring = Ring { floor: seq, runs: VecDeque::new(), bytes: 0 };
         }
-        for change in changes {
-            ring.bytes += change.json.len();
-            ring.frames.push_back(change.into());
+        for run in runs {
+            ring.bytes += run.size();
+            ring.runs.push_back(run);
         }
         let all = self.held_by_all.load(Ordering::Relaxed);
         let most = if all > ALL_MOST { ROOM_LEAST } else { ROOM_MOST };
-        while ring.bytes > most && ring.frames.len() > 1 {
-            if let Some(frame) = ring.frames.pop_front() {
-                ring.bytes -= frame.text.len();
-                ring.floor = frame.seq;
+        while ring.bytes > most && ring.runs.len() > 1 {
+            if let Some(run) = ring.runs.pop_front() {
+                ring.bytes -= run.size();
+                ring.floor = run.last();
             }
         }
-        let end = ring.frames.back().map_or(ring.floor, |frame| frame.seq);
+        let end = ring.end();
         self.account(before, ring.bytes);
         drop(ring);
         self.last.send_if_modified(|last| last.replace(end) != Some(end));
@@ -195,6 +193,7 @@ mod tests {
     use tenancy::LOCAL_TENANT;
 
     use super::*;
+    use crate::Change;
 
     fn room() -> Room {
         Room::new(LOCAL_TENANT, Arc::default(), SyncMetrics::default())
@@ -207,7 +206,7 @@ mod tests {
 
     fn numbers(slice: Slice) -> Vec<i64> {
         match slice {
-            Slice::Frames(frames) => frames.iter().map(|frame| frame.seq).collect(),
+            Slice::Runs(runs) => runs.iter().flat_map(Run::changes).map(|(seq, _)| seq).collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -215,14 +214,25 @@ mod tests {
     #[test]
     fn each_reads_from_its_own_place_on() {
         let room = room();
-        assert_eq!(room.after(0), Slice::Current, "nothing is known yet");
+        assert!(matches!(room.after(0), Slice::Current), "nothing is known yet");
         assert_eq!(room.take(Changes { seq: 5, ..Changes::default() }, None), 5);
         assert_eq!(room.take(page(6, 9, 10), Some(5)), 9);
         assert_eq!(numbers(room.after(5)), [6, 7, 8, 9]);
         assert_eq!(numbers(room.after(8)), [9]);
-        assert_eq!(room.after(9), Slice::Current);
-        assert_eq!(room.after(4), Slice::Elsewhere, "older than what the room holds");
-        assert_eq!(room.after(10), Slice::Elsewhere, "the client knows more than the room");
+        assert!(matches!(room.after(9), Slice::Current));
+        assert!(matches!(room.after(4), Slice::Elsewhere), "older than what the room holds");
+        assert!(matches!(room.after(10), Slice::Elsewhere), "the client knows more than the room");
+    }
+
+    #[test]
+    fn pages_of_one_change_each_are_read_together_and_in_parts() {
+        let room = room();
+        room.take(Changes::default(), None);
+        for seq in 1..=200 {
+            room.take(page(seq, seq, 10), Some(seq - 1));
+        }
+        assert_eq!(numbers(room.after(100)), (101..=164).collect::<Vec<_>>());
+        assert_eq!(numbers(room.after(164)), (165..=200).collect::<Vec<_>>());
     }
 
     #[test]
@@ -231,11 +241,11 @@ mod tests {
         room.take(Changes::default(), None);
         room.take(page(1, 2000, 1000), Some(0));
         assert!(room.lock().bytes <= ROOM_MOST);
-        assert_eq!(room.after(0), Slice::Elsewhere);
+        assert!(matches!(room.after(0), Slice::Elsewhere));
         let floor = room.lock().floor;
         let slice = numbers(room.after(floor));
         assert_eq!(slice[0], floor + 1);
-        assert!(slice.len() <= SLICE_FRAMES);
+        assert!(slice.len() * 1000 <= SLICE_BYTES, "{} changes", slice.len());
         room.take(page(2001, 2001, ROOM_MOST * 2), Some(2000));
         assert_eq!(numbers(room.after(2000)), [2001], "one large change still goes through");
         let all = room.held_by_all.clone();
@@ -250,7 +260,7 @@ mod tests {
         room.take(Changes { seq: 5, ..Changes::default() }, None);
         room.take(page(6, 9, 10), Some(5));
         assert_eq!(room.take(Changes { seq: 3, changes: Vec::new(), resync: true }, Some(9)), 3);
-        assert_eq!(room.after(9), Slice::Elsewhere);
-        assert_eq!(room.after(3), Slice::Current);
+        assert!(matches!(room.after(9), Slice::Elsewhere));
+        assert!(matches!(room.after(3), Slice::Current));
     }
 }

@@ -4,7 +4,13 @@
 //! Operations that wait together go together, one batch at a time, so they are carried out in the order of their frames.
 //! While too many wait nothing more is read, and the client's own writing slows down.
 
-use std::{collections::VecDeque, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::{
@@ -18,8 +24,9 @@ use crate::{
     Admission, Changes, Service, Standing,
     metrics::{CodeLabel, ResultLabel},
     pace::Pace,
-    room::{Frame, Slice},
+    room::Slice,
     rooms::{Full, Inner, Kind, Seat},
+    run::{Run, runs},
     socket::{End, Socket},
     wire::{self, Operation, code},
 };
@@ -145,6 +152,10 @@ impl<S: Service> Session<S> {
         I: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let times = self.rooms.times;
+        let (ended, leave) = (self.seat.ended.clone(), self.rooms.leaving.clone());
+        // These wait on what all sockets share, so they wait once and not anew after each change.
+        let (mut ended, mut leave) = (pin!(ended.cancelled()), pin!(leave.cancelled()));
+        let mut look = pin!(sleep_until(self.next_look()));
         let mut leaving = false;
         loop {
             self.start_batch();
@@ -154,7 +165,6 @@ impl<S: Service> Session<S> {
             }
             let room_left = self.waiting.len() < WAITING_MOST && self.waiting_bytes < WAITING_BYTES;
             let reading = room_left && self.read_again.is_none() && !leaving;
-            let look = (self.pinged + times.ping).min(self.heard + times.idle);
             let place = self.place;
             tokio::select! {
                 frame = socket.next(), if reading => {
@@ -179,8 +189,8 @@ impl<S: Service> Session<S> {
                         return Err(End::close(code::TRY_LATER, "the room was closed"));
                     }
                 }
-                () = sleep_until(self.read_again.unwrap_or(look)), if self.read_again.is_some() => self.read_again = None,
-                () = sleep_until(look) => {
+                () = until(self.read_again), if self.read_again.is_some() => self.read_again = None,
+                () = &mut look => {
                     let now = Instant::now();
                     if reading && self.heard + times.idle <= now {
                         return Err(End::close(code::IDLE, "nothing came for too long"));
@@ -189,13 +199,21 @@ impl<S: Service> Session<S> {
                         // What it sent waits with us: it cannot be blamed for silence.
                         self.heard = now;
                     }
-                    self.pinged = now;
-                    socket.send([Message::Ping(bytes::Bytes::new())], times.send).await?;
+                    if self.pinged + times.ping <= now {
+                        self.pinged = now;
+                        socket.send([Message::Ping(bytes::Bytes::new())], times.send).await?;
+                    }
+                    look.as_mut().reset(self.next_look());
                 }
-                () = self.seat.ended.cancelled() => return Err(self.dismissal()),
-                () = self.rooms.leaving.cancelled(), if !leaving => leaving = true,
+                () = &mut ended => return Err(self.dismissal()),
+                () = &mut leave, if !leaving => leaving = true,
             }
         }
+    }
+
+    /// When a ping or the client's silence is due. What was heard since only makes it later.
+    fn next_look(&self) -> Instant {
+        (self.pinged + self.rooms.times.ping).min(self.heard + self.rooms.times.idle)
     }
 
     fn dismissal(&self) -> End {
@@ -245,7 +263,7 @@ impl<S: Service> Session<S> {
         while self.catching_up.is_none() {
             match self.seat.room.after(self.place) {
                 Slice::Current => break,
-                Slice::Frames(frames) => self.send_frames(frames, socket).await?,
+                Slice::Runs(runs) => self.send_runs(&runs, socket).await?,
                 Slice::Elsewhere => {
                     let (rooms, tenant, place) = (self.rooms.clone(), self.seat.room.tenant(), self.place);
                     self.catching_up = Some(read_log(rooms, tenant, place).boxed());
@@ -255,15 +273,14 @@ impl<S: Service> Session<S> {
         Ok(())
     }
 
-    async fn send_frames<I>(&mut self, frames: Vec<Frame>, socket: &mut Socket<I>) -> Result<(), End>
+    async fn send_runs<I>(&mut self, runs: &[Run], socket: &mut Socket<I>) -> Result<(), End>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Some(last) = frames.last().map(|frame| frame.seq) else { return Ok(()) };
-        let count = frames.len() as u64;
-        socket.changes(frames, self.rooms.times.send).await?;
+        let Some(last) = runs.last().map(Run::last) else { return Ok(()) };
+        socket.changes(runs, self.rooms.times.send).await?;
         self.place = last;
-        self.rooms.metrics.changes.inc_by(count);
+        self.rooms.metrics.changes.inc_by(runs.iter().map(|run| run.count() as u64).sum());
         Ok(())
     }
 
@@ -276,7 +293,13 @@ impl<S: Service> Session<S> {
             self.place = page.seq;
             return socket.text(wire::resync(page.seq), self.rooms.times.send).await;
         }
-        self.send_frames(page.changes.into_iter().map(Frame::from).collect(), socket).await
+        self.send_runs(&runs(page.changes), socket).await
+    }
+}
+
+async fn until(then: Option<Instant>) {
+    if let Some(then) = then {
+        sleep_until(then).await;
     }
 }
 

@@ -18,7 +18,7 @@ use tokio_tungstenite::{
 
 use crate::{
     outgoing::Outgoing,
-    room::Frame,
+    run::Run,
     wire::{FRAME_MOST, code},
 };
 
@@ -28,8 +28,8 @@ const READ_BUFFER: usize = 4 * 1024;
 const WRITE_BUFFER: usize = 16 * 1024;
 /// Bytes that are read and dropped after a close, so that the client reads why.
 const LINGER_BYTES: usize = 1024 * 1024;
-/// Parts of what one write takes: two of each frame.
-const WRITE_PARTS: usize = 128;
+/// Parts of what one write takes.
+const WRITE_PARTS: usize = 64;
 
 /// A WebSocket over any stream of bytes.
 pub(crate) struct Socket<I> {
@@ -114,8 +114,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Socket<I> {
 
     /// Sends changes. Their bytes are the room's own, the same for every socket, and are not copied: a socket that was sent
     /// many keeps nothing of them.
-    pub(crate) async fn changes(&mut self, frames: Vec<Frame>, within: Duration) -> Result<(), End> {
-        self.unsent = frames.into_iter().collect();
+    pub(crate) async fn changes(&mut self, runs: &[Run], within: Duration) -> Result<(), End> {
+        self.unsent = runs.iter().collect();
         let sending = async {
             self.stream.flush().await?;
             self.finish().await
