@@ -20,10 +20,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// A full table of file descriptors empties again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until cancelled, then lets requests that run end, for at most `drain`.
-///
-/// # Errors
-/// When `max_clients` is more than a semaphore holds.
+/// Serves at least one connection at a time and at most `max_clients` until cancelled, then lets requests that run end, for at
+/// most `drain`.
 pub async fn serve(
     listener: TcpListener,
     router: Router,

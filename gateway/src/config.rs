@@ -117,7 +117,7 @@ pub struct Times {
     pub drain_timeout: Duration,
 
     /// Whole reload of the directory, as a guard against a lost notice.
-    #[arg(long, env = "FULL_RELOAD_INTERVAL", value_parser = duration, default_value = "3m")]
+    #[arg(long, env = "FULL_RELOAD_INTERVAL", value_parser = duration, default_value = "10m")]
     pub full_reload_interval: Duration,
 
     /// Between two reloads of tenants that notices of Postgres ask for. Anybody with a login can send such notices.

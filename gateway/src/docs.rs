@@ -2,12 +2,13 @@
 //! is loaded from elsewhere, and the page may load nothing from elsewhere.
 
 use std::{
-    io::{Cursor, Read},
+    io::{Cursor, Read, Write},
     sync::LazyLock,
 };
 
 use axum::body::Body;
 use bytes::Bytes;
+use flate2::{Compression, Crc, write::GzEncoder};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{
@@ -65,6 +66,22 @@ struct File {
     tag: String,
 }
 
+/// The description, packed once for all who ask.
+static DESCRIPTION: LazyLock<File> = LazyLock::new(|| {
+    let mut packing = GzEncoder::new(Vec::new(), Compression::best());
+    let packed = packing.write_all(DOCUMENT.as_bytes()).and_then(|()| packing.finish());
+    let mut sum = Crc::new();
+    sum.update(DOCUMENT.as_bytes());
+    File {
+        name: "openapi.json",
+        media_type: "application/json",
+        plain: Bytes::from_static(DOCUMENT.as_bytes()),
+        // Memory takes all that is written to it.
+        gzip: packed.ok().map(Bytes::from),
+        tag: format!("\"{:08x}\"", sum.sum()),
+    }
+});
+
 /// The files of Swagger UI, unpacked when the page is asked for the first time.
 static UNPACKED: LazyLock<Vec<File>> =
     LazyLock::new(|| FILES.iter().filter_map(|(name, media_type)| unpack(name, media_type)).collect());
@@ -93,9 +110,10 @@ fn unpack(name: &'static str, media_type: &'static str) -> Option<File> {
 /// The description.
 #[utoipa::path(get, path = "/openapi.json", tag = "service", operation_id = "openapi", security(()), responses(
     (status = 200, description = "This document", body = utoipa::openapi::Object, content_type = "application/json"),
+    (status = 304, description = "It is the one of If-None-Match"),
 ))]
-pub(crate) fn document() -> Response<Body> {
-    answer("application/json", Body::from(DOCUMENT), "public, max-age=300")
+pub(crate) fn document(headers: &HeaderMap) -> Response<Body> {
+    DESCRIPTION.answer(headers, "public, max-age=300, no-transform")
 }
 
 /// The page.
@@ -120,29 +138,36 @@ pub(crate) fn file(path: &str, headers: &HeaderMap) -> Response<Body> {
     if name == "start.js" {
         return answer("text/javascript; charset=utf-8", Body::from(START), "public, max-age=300");
     }
-    let Some(file) = UNPACKED.iter().find(|file| file.name == name) else { return Error::NoRoute.into_response() };
-    // Unpacked it is not packed again for each client: `no-transform`.
-    let kept = "public, max-age=86400, no-transform";
-    let known = headers.get(IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-    let mut response = if known.is_some_and(|tags| tags.contains(&file.tag)) {
-        let mut response = answer(file.media_type, Body::empty(), kept);
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response
-    } else {
-        match &file.gzip {
-            Some(gzip) if encoding::takes_gzip(headers) => {
-                let mut response = answer(file.media_type, Body::from(gzip.clone()), kept);
-                response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-                response
-            }
-            _ => answer(file.media_type, Body::from(file.plain.clone()), kept),
-        }
-    };
-    if let Ok(tag) = HeaderValue::from_str(&format!("W/{}", file.tag)) {
-        response.headers_mut().insert(ETAG, tag);
+    match UNPACKED.iter().find(|file| file.name == name) {
+        Some(file) => file.answer(headers, "public, max-age=86400, no-transform"),
+        None => Error::NoRoute.into_response(),
     }
-    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
-    response
+}
+
+impl File {
+    /// `kept` has `no-transform`: unpacked it is not packed again for each client.
+    fn answer(&self, headers: &HeaderMap, kept: &'static str) -> Response<Body> {
+        let known = headers.get(IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+        let mut response = if known.is_some_and(|tags| tags.contains(&self.tag)) {
+            let mut response = answer(self.media_type, Body::empty(), kept);
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+        } else {
+            match &self.gzip {
+                Some(gzip) if encoding::takes_gzip(headers) => {
+                    let mut response = answer(self.media_type, Body::from(gzip.clone()), kept);
+                    response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                    response
+                }
+                _ => answer(self.media_type, Body::from(self.plain.clone()), kept),
+            }
+        };
+        if let Ok(tag) = HeaderValue::from_str(&format!("W/{}", self.tag)) {
+            response.headers_mut().insert(ETAG, tag);
+        }
+        response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+        response
+    }
 }
 
 fn answer(media_type: &'static str, body: Body, kept: &'static str) -> Response<Body> {

@@ -271,7 +271,13 @@ impl Error {
             Self::Encoding => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(encoding::ACCEPTED));
             }
-            Self::NotLoaded | Self::NoDecoder | Self::Unreachable(_) | Self::NotServed | Self::NoLog => {
+            Self::NotLoaded
+            | Self::NoDecoder
+            | Self::Unreachable(_)
+            | Self::Lost(_)
+            | Self::NotServed
+            | Self::Timeout
+            | Self::NoLog => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(1));
             }
             Self::Database { .. } | Self::DatabaseTimeout(_) => {

@@ -402,7 +402,7 @@ fn since(query: Option<&str>) -> Result<Option<i64>, Error> {
 fn open(handler: Handler, request: &Request<Body>) -> Option<Response<Body>> {
     match handler {
         Handler::Health => Some(health()),
-        Handler::Document => Some(docs::document()),
+        Handler::Document => Some(docs::document(request.headers())),
         Handler::Page => Some(docs::page()),
         Handler::PageFile => Some(docs::file(request.uri().path(), request.headers())),
         _ => None,

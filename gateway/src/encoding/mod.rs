@@ -4,7 +4,7 @@
 mod request;
 mod response;
 
-pub(crate) use request::{ACCEPTED, Decoders, Overlong, decoded};
+pub(crate) use request::{ACCEPTED, Decoders, Overlong, decoded, decoded_whole};
 pub(crate) use response::{Wanted, takes_gzip};
 
 use http::{HeaderMap, HeaderName};

@@ -5,7 +5,11 @@
 //! - A decoder that waits for its client is small: a body of up to 1 MiB is read whole before its decoder is made, and
 //!   of larger ones only brotli needs more than 64 KiB, which has few places.
 
-use std::{io, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZlibDecoder};
 use axum::body::Body;
@@ -18,9 +22,10 @@ use http::{
     HeaderMap,
     header::{CONTENT_ENCODING, CONTENT_LENGTH},
 };
+use tenancy::TenantId;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
 use tokio_util::io::StreamReader;
@@ -35,15 +40,25 @@ const WHOLE: usize = 1024 * 1024;
 const PART: usize = 16 * 1024;
 /// A brotli decoder keeps its window: 2^22 bytes, which is also what encoders use when told nothing.
 const BROTLI_WINDOW_BITS: u8 = 22;
+/// Large brotli bodies that are decoded at one time, in all and of one tenant.
 const BROTLI_AT_ONE_TIME: usize = 16;
+const BROTLI_OF_A_TENANT: usize = 4;
 
-/// How many large brotli bodies are decoded at one time.
-#[derive(Clone)]
-pub(crate) struct Decoders(Arc<Semaphore>);
+/// The places of large brotli bodies. A tenant that sends its own slowly keeps nobody else waiting.
+pub(crate) struct Decoders {
+    all: Arc<Semaphore>,
+    tenants: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
+}
+
+/// A place among all, and among the tenant's own.
+struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_tenant: OwnedSemaphorePermit,
+}
 
 impl Default for Decoders {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(BROTLI_AT_ONE_TIME)))
+        Self { all: Arc::new(Semaphore::new(BROTLI_AT_ONE_TIME)), tenants: Mutex::default() }
     }
 }
 
@@ -62,35 +77,57 @@ enum Coding {
 /// The body without its coding. If it had one, `headers` then tell neither coding nor length.
 ///
 /// # Errors
-/// [`Error::Encoding`] for another coding, or several. [`Error::BodyTooLarge`], [`Error::BodyTooSlow`] and
-/// [`Error::BodyBroken`] as far as the body is read here; what streams tells its faults as it is read.
+/// Those of [`decoded_whole`] as far as the body is read here; what streams tells its faults as it is read.
+/// [`Error::NoDecoder`] when the tenant, or all together, have as many large brotli bodies under way as they may.
 pub(crate) async fn decoded(
     body: Body,
     headers: &mut HeaderMap,
     limit: usize,
     deadline: Instant,
-    decoders: &Decoders,
+    (decoders, tenant): (&Decoders, TenantId),
 ) -> Result<Body, Error> {
-    let Some(coding) = coding(headers)? else { return Ok(body) };
+    if limit <= WHOLE {
+        return decoded_whole(body, headers, limit, deadline).await;
+    }
+    let Some((coding, most)) = take_coding(headers, limit)? else { return Ok(body) };
+    let place = match coding {
+        Coding::Brotli => Some(decoders.place(tenant, deadline).await?),
+        Coding::Gzip | Coding::Deflate => None,
+    };
+    Ok(Body::from_stream(parts(open(coding, bounded(body, most), place, deadline).await?)))
+}
+
+/// The same of a body that is read whole, which needs no place.
+///
+/// # Errors
+/// [`Error::Encoding`] for another coding, or several. [`Error::BodyTooLarge`], [`Error::BodyTooSlow`] and
+/// [`Error::BodyBroken`].
+pub(crate) async fn decoded_whole(
+    body: Body,
+    headers: &mut HeaderMap,
+    limit: usize,
+    deadline: Instant,
+) -> Result<Body, Error> {
+    let Some((coding, most)) = take_coding(headers, limit)? else { return Ok(body) };
+    let compressed = timeout_at(deadline, gather(bounded(body, most), most)).await;
+    let compressed = compressed.map_err(|_| Error::BodyTooSlow)?.map_err(|error| fault(error, limit))?;
+    let compressed = stream::iter([Ok(compressed)]).boxed();
+    let plain = parts(open(coding, compressed, None, deadline).await?);
+    gather(plain, limit).await.map(Body::from).map_err(|error| fault(error, limit))
+}
+
+/// Takes the coding out of the headers. With it comes how many bytes there may be of it.
+fn take_coding(headers: &mut HeaderMap, limit: usize) -> Result<Option<(Coding, usize)>, Error> {
+    let Some(coding) = coding(headers)? else { return Ok(None) };
     headers.remove(CONTENT_ENCODING);
     let declared = headers.remove(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     // What cannot be compressed grows by less than this in every coding.
     let most = limit + limit / 64 + 1024;
     if declared.is_some_and(|length| length > most) {
-        return Err(Error::BodyTooLarge(limit));
+        Err(Error::BodyTooLarge(limit))
+    } else {
+        Ok(Some((coding, most)))
     }
-    if limit <= WHOLE {
-        let compressed = timeout_at(deadline, gather(bounded(body, most), most)).await;
-        let compressed = compressed.map_err(|_| Error::BodyTooSlow)?.map_err(|error| fault(error, limit))?;
-        let compressed = stream::iter([Ok(compressed)]).boxed();
-        let plain = parts(open(coding, compressed, None, deadline).await?);
-        return gather(plain, limit).await.map(Body::from).map_err(|error| fault(error, limit));
-    }
-    let place = match coding {
-        Coding::Brotli => Some(decoders.place(deadline).await?),
-        Coding::Gzip | Coding::Deflate => None,
-    };
-    Ok(Body::from_stream(parts(open(coding, bounded(body, most), place, deadline).await?)))
 }
 
 /// What a body's fault is to the client.
@@ -135,12 +172,29 @@ async fn gather(mut parts: BoxStream<'static, io::Result<Bytes>>, most: usize) -
 }
 
 impl Decoders {
-    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Error> {
-        match timeout_at(deadline, self.0.clone().acquire_owned()).await {
+    async fn place(&self, tenant: TenantId, deadline: Instant) -> Result<Place, Error> {
+        let own = self.of(tenant);
+        let both = async {
+            let _of_tenant = own.acquire_owned().await?;
+            Ok::<_, AcquireError>(Place { _of_all: self.all.clone().acquire_owned().await?, _of_tenant })
+        };
+        match timeout_at(deadline, both).await {
             Ok(Ok(place)) => Ok(place),
-            // The semaphore is never closed.
+            // The semaphores are never closed.
             Ok(Err(_)) | Err(_) => Err(Error::NoDecoder),
         }
+    }
+
+    /// The tenant's own places. They are forgotten when none of them is held.
+    fn of(&self, tenant: TenantId) -> Arc<Semaphore> {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = tenants.get(&tenant).and_then(Weak::upgrade) {
+            return places;
+        }
+        tenants.retain(|_, places| places.strong_count() > 0);
+        let places = Arc::new(Semaphore::new(BROTLI_OF_A_TENANT));
+        tenants.insert(tenant, Arc::downgrade(&places));
+        places
     }
 }
 
@@ -149,7 +203,7 @@ type Compressed = StreamReader<BoxStream<'static, io::Result<Bytes>>, Bytes>;
 /// A decoder at work, and its place.
 struct Decoding {
     decoder: Decoder,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 enum Decoder {
@@ -161,7 +215,7 @@ enum Decoder {
 async fn open(
     coding: Coding,
     compressed: BoxStream<'static, io::Result<Bytes>>,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     deadline: Instant,
 ) -> Result<Decoding, Error> {
     let mut reader = StreamReader::new(compressed);
@@ -228,6 +282,7 @@ mod tests {
 
     use async_compression::tokio::bufread::{BrotliEncoder, GzipEncoder, ZlibEncoder};
     use http::HeaderValue;
+    use uuid::Uuid;
 
     use super::*;
 
@@ -261,7 +316,7 @@ mod tests {
 
     async fn read(coding: Coding, bytes: &[u8], limit: usize) -> Result<Body, Error> {
         let deadline = Instant::now() + Duration::from_secs(5);
-        decoded(sent(bytes), &mut named(coding), limit, deadline, &Decoders::default()).await
+        decoded(sent(bytes), &mut named(coding), limit, deadline, (&Decoders::default(), tenancy::LOCAL_TENANT)).await
     }
 
     const ALL: [Coding; 3] = [Coding::Gzip, Coding::Deflate, Coding::Brotli];
@@ -338,19 +393,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn large_brotli_bodies_wait_for_a_place() {
+    async fn large_brotli_bodies_wait_for_a_place_of_their_tenant_and_of_all() {
         let body = encoded(Coding::Brotli, b"x").await;
         let decoders = Decoders::default();
-        let soon = || Instant::now() + Duration::from_millis(20);
+        let open = async |tenant| {
+            let soon = Instant::now() + Duration::from_millis(20);
+            decoded(sent(&body), &mut named(Coding::Brotli), LARGE, soon, (&decoders, tenant)).await
+        };
+        let tenants: Vec<TenantId> = (1..6).map(|n| TenantId::new(Uuid::from_u128(n)).expect("not nil")).collect();
         let mut held = Vec::new();
-        for _ in 0..BROTLI_AT_ONE_TIME {
-            let opened = decoded(sent(&body), &mut named(Coding::Brotli), LARGE, soon(), &decoders).await;
-            held.push(opened.expect("a place"));
+        for tenant in &tenants[..4] {
+            for _ in 0..BROTLI_OF_A_TENANT {
+                held.push(open(*tenant).await.expect("a place"));
+            }
+            assert!(matches!(open(*tenant).await, Err(Error::NoDecoder)), "it has all of its own");
         }
-        let refused = decoded(sent(&body), &mut named(Coding::Brotli), LARGE, soon(), &decoders).await;
-        assert!(matches!(refused, Err(Error::NoDecoder)));
+        assert_eq!(held.len(), BROTLI_AT_ONE_TIME);
+        assert!(matches!(open(tenants[4]).await, Err(Error::NoDecoder)), "all are taken");
         held.pop();
-        assert!(decoded(sent(&body), &mut named(Coding::Brotli), LARGE, soon(), &decoders).await.is_ok());
+        drop(open(tenants[4]).await.expect("the place of another is free"));
+        held.clear();
+        assert!(open(tenants[4]).await.is_ok());
+        assert_eq!(decoders.tenants.lock().expect("no panic").len(), 1, "the others are forgotten");
     }
 
     #[test]

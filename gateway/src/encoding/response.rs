@@ -58,7 +58,14 @@ impl Wanted {
             response.headers_mut().append(VARY, HeaderValue::from(ACCEPT_ENCODING));
         }
         match self.coding {
-            Some(coding) if !self.head && !not_modified => encode(coding, response),
+            Some(_) if self.head => {
+                // As long as the answer to GET would be: that is not known. The body would be counted.
+                response.headers_mut().remove(CONTENT_LENGTH);
+                weaken_tag(response.headers_mut());
+                *response.body_mut() = Body::empty();
+                response
+            }
+            Some(coding) if !not_modified => encode(coding, response),
             _ => response,
         }
     }
@@ -105,13 +112,17 @@ fn encode(coding: Coding, response: Response<Body>) -> Response<Body> {
     parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.remove(ACCEPT_RANGES);
-    // The same bytes are not promised any more, the same content is (RFC 9110 §8.8.1).
-    if let Some(tag) = parts.headers.get(ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""))
+    weaken_tag(&mut parts.headers);
+    Response::from_parts(parts, body)
+}
+
+/// The same bytes are not promised any more, the same content is (RFC 9110 §8.8.1).
+fn weaken_tag(headers: &mut HeaderMap) {
+    if let Some(tag) = headers.get(ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""))
         && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat())
     {
-        parts.headers.insert(ETAG, weak);
+        headers.insert(ETAG, weak);
     }
-    Response::from_parts(parts, body)
 }
 
 /// Whether gzip may be sent to this client.
@@ -226,7 +237,9 @@ mod tests {
         let mut none = answer(0, &[]);
         *none.status_mut() = StatusCode::NOT_MODIFIED;
         let head = Request::builder().method("HEAD").header(ACCEPT_ENCODING, "br").body(()).expect("a request");
-        let of_head = Wanted::of(&head).compress(answer(0, &[(CONTENT_LENGTH, "5000")]));
+        let of_head = Wanted::of(&head).compress(answer(0, &[(CONTENT_LENGTH, "5000"), (ETAG, "\"7\"")]));
+        assert_eq!(of_head.headers()[ETAG], "W/\"7\"", "as that of GET");
+        assert!(!of_head.headers().contains_key(CONTENT_LENGTH), "the compressed one is shorter");
         for response in [wanted("br").compress(none), of_head] {
             assert_eq!(response.headers()[VARY], "accept-encoding");
             assert!(!response.headers().contains_key(CONTENT_ENCODING));

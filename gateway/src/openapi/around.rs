@@ -160,7 +160,9 @@ fn refusal(kinds: &[ProblemType], with_rate: bool) -> Value {
         .collect();
     let mut names = common_headers(with_rate);
     match kinds[0] {
-        ProblemType::RateLimited | ProblemType::Unavailable => names.push("Retry-After"),
+        ProblemType::RateLimited | ProblemType::BadGateway | ProblemType::Unavailable | ProblemType::GatewayTimeout => {
+            names.push("Retry-After")
+        }
         ProblemType::InvalidApiKey | ProblemType::MissingApiKey => names.push("WWW-Authenticate"),
         ProblemType::UnsupportedMediaType => names.push("Accept-Encoding"),
         ProblemType::UpgradeRequired => names.push("Upgrade"),

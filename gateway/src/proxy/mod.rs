@@ -37,7 +37,7 @@ use crate::{
     auth::Caller,
     config::Times,
     directory::{Directory, Target},
-    encoding::{Decoders, decoded},
+    encoding::{Decoders, decoded, decoded_whole},
     error::{Error, chain},
     metrics::Metrics,
     router::{Answer, Repeat, Route},
@@ -138,7 +138,8 @@ impl Proxy {
         let body = match route.body_limit {
             0 => Outgoing::Whole(bytes::Bytes::new()),
             limit => {
-                let body = decoded(body, &mut parts.headers, limit, deadline, &self.decoders).await?;
+                let places = (&self.decoders, caller.tenant.id);
+                let body = decoded(body, &mut parts.headers, limit, deadline, places).await?;
                 body::take(body, &parts.headers, limit, deadline).await?
             }
         };
@@ -319,8 +320,7 @@ pub(crate) async fn read_whole(
     deadline: Instant,
 ) -> Result<bytes::Bytes, Error> {
     let (mut headers, limit) = (headers.clone(), limit.min(body::KEPT));
-    // Small enough to be read whole, so it takes none of the places.
-    let body = decoded(body, &mut headers, limit, deadline, &Decoders::default()).await?;
+    let body = decoded_whole(body, &mut headers, limit, deadline).await?;
     match body::take(body, &headers, limit, deadline).await? {
         Outgoing::Whole(bytes) => Ok(bytes),
         Outgoing::Streamed(_) => Err(Error::BodyTooLarge(limit)),

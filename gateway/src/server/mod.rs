@@ -71,7 +71,7 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, rules: Ru
         handler,
         builder: builder(&rules.times),
         peers: Mutex::default(),
-        room: Arc::new(Semaphore::new(rules.limits.max_connections)),
+        room: Arc::new(Semaphore::new(rules.limits.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
         rules,
         ending,
     });
@@ -139,12 +139,12 @@ struct Server<H> {
 impl<H: Handler> Server<H> {
     /// A place for a connection of this peer, if it has one left. A trusted proxy brings many clients.
     fn admit(self: Arc<Self>, peer: IpAddr) -> Option<Place<H>> {
-        let peer = grouped(peer);
         let most = if is_trusted(peer, &self.rules.limits.trusted_proxies) {
             usize::MAX
         } else {
             self.rules.limits.max_connections_per_client
         };
+        let peer = grouped(peer);
         {
             let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
             let open = peers.entry(peer).or_default();

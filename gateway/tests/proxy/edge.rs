@@ -37,6 +37,7 @@ async fn a_large_answer_comes_in_the_coding_that_the_client_wants() {
     }
     let head = setup.send_bytes("HEAD", "/api/v1/memories", &[key, ("accept-encoding", "br")], vec![]).await;
     assert!(!head.headers().contains_key("content-encoding"));
+    assert!(!head.headers().contains_key("content-length"), "the answer to GET is compressed, and shorter");
     assert!(engine.heads().iter().all(|head| field(head, "accept-encoding").is_none()));
 }
 
@@ -178,6 +179,13 @@ async fn the_description_and_its_page_are_there_for_everybody() {
     );
     let document: serde_json::Value = serde_json::from_slice(document.body()).expect("JSON");
     assert_eq!(document["openapi"], "3.1.0");
+    let packed = setup.send_bytes("GET", "/openapi.json", &[("accept-encoding", "gzip, br")], vec![]).await;
+    assert_eq!(packed.headers()["content-encoding"], "gzip");
+    let unpacked = all(GzipDecoder::new(&packed.body()[..])).await;
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&unpacked).expect("JSON"), document);
+    let tag = packed.headers()["etag"].to_str().expect("text").to_owned();
+    let known = setup.send_bytes("GET", "/openapi.json", &[("if-none-match", &tag)], vec![]).await;
+    assert_eq!((known.status().as_u16(), known.body().len()), (304, 0));
 
     let page = setup.send_bytes("GET", "/docs", &[], vec![]).await;
     assert_eq!(
@@ -217,6 +225,26 @@ async fn the_description_and_its_page_are_there_for_everybody() {
         }
     }
     assert_eq!(setup.send_bytes("GET", "/docs/index.html", &[], vec![]).await.status(), 404);
+}
+
+#[tokio::test]
+async fn head_tells_no_other_length_than_that_of_get() {
+    let setup = gateway(Wanted::pooled("127.0.0.1:1")).await;
+    for path in ["/openapi.json", "/docs", "/docs/start.js", "/docs/swagger-ui.css", "/health", "/nothing"] {
+        for accepts in ["identity", "gzip", "br"] {
+            let headers = [("accept-encoding", accepts)];
+            let get = setup.send_bytes("GET", path, &headers, vec![]).await;
+            let head = setup.send_bytes("HEAD", path, &headers, vec![]).await;
+            for name in ["content-type", "cache-control", "etag"] {
+                assert_eq!(head.headers().get(name), get.headers().get(name), "{path} {accepts} {name}");
+            }
+            let told = head.headers().get("content-length").map(|length| length.to_str().expect("text"));
+            assert_eq!(head.status(), get.status(), "{path} {accepts}");
+            assert!(told.is_none_or(|told| told == get.body().len().to_string()), "{path} {accepts}: {told:?}");
+        }
+    }
+    let head = setup.raw("HEAD /openapi.json HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "no body follows: {head}");
 }
 
 #[tokio::test]

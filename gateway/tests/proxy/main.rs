@@ -1,8 +1,10 @@
 //! The gateway between a client and an engine that misbehaves, over real sockets; the directory is built by hand and
 //! there is no Postgres.
 
+mod connections;
 mod edge;
 mod support;
+mod timeouts;
 
 use std::{
     collections::HashMap,

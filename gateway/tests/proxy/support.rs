@@ -46,6 +46,8 @@ pub enum Deed {
     Begin,
     /// Answers 200 with a head as given and 9,000 bytes.
     Large(&'static str),
+    /// Reads the request and neither answers nor closes.
+    Silent,
 }
 
 /// A scripted engine: HTTP/1.1, a request a connection, deeds in order, the last one for ever.
@@ -116,6 +118,10 @@ async fn converse(
     if let Deed::Begin = deeds[n] {
         let begin = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nline 1\r\n";
         let _ = stream.write_all(begin.as_bytes()).await;
+        let _ = stream.read(&mut buffer).await;
+    }
+    if let Deed::Silent = deeds[n] {
+        // Nothing more comes: this ends when the gateway closes.
         let _ = stream.read(&mut buffer).await;
     }
     if let Deed::Large(head) = deeds[n] {
