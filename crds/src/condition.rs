@@ -27,6 +27,10 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Ready, Self::DatabaseReady, Self::EngineReady, Self::KeyReady, Self::Reconciling, Self::Stalled];
+
     /// The word in the status.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -112,3 +112,18 @@ impl fmt::Display for Reason {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ConditionType;
+
+    #[test]
+    fn the_readme_tells_every_condition_and_every_reason() {
+        let readme = include_str!("../../README.md");
+        let said = |word: &str| readme.contains(&format!("`{word}`"));
+        let reasons = Reason::ALL.iter().map(|reason| reason.as_str());
+        let conditions = ConditionType::ALL.iter().map(|condition| condition.as_str());
+        assert_eq!(reasons.chain(conditions).find(|word| !said(word)), None);
+    }
+}

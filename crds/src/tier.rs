@@ -35,6 +35,7 @@ impl From<PlacementSpec> for Placement {
     kind = "Tier",
     plural = "tiers",
     singular = "tier",
+    shortname = "stier",
     category = "stellar",
     derive = "PartialEq",
     doc = "A tier: what its tenants may use, and where they are served.",

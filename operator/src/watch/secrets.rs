@@ -1,4 +1,4 @@
-//! Watches on the login Secrets of dedicated tenants. The operator may not see Secrets of the whole cluster, so
+//! Watches on the Secrets of dedicated tenants: the engine's login, and its model's key. The operator may not see Secrets of the whole cluster, so
 //! there is one watch a namespace, as long as the tenant is dedicated.
 
 use std::{
@@ -35,7 +35,7 @@ impl SecretWatches {
         Self { client, queue, stop, tasks: TaskTracker::new(), running: Arc::default() }
     }
 
-    /// Watches a tenant's login Secret, if it does not already.
+    /// Watches a tenant's Secrets, if it does not already.
     pub fn watch(&self, tenant: &str, namespace: &str) {
         let mut running = self.lock();
         if running.contains_key(tenant) {
@@ -66,16 +66,17 @@ impl SecretWatches {
 }
 
 async fn follow(api: Api<PartialObjectMeta<Secret>>, tenant: String, queue: Queue, stop: CancellationToken) {
-    let only = watcher::Config::default().fields(&format!("metadata.name={ENGINE_DB_SECRET}"));
-    let mut trouble = Trouble::new(format!("Secret {ENGINE_DB_SECRET} of {tenant}"));
-    let mut events = pin!(watcher(api, only).backoff(super::patience()));
+    let mut trouble = Trouble::new(format!("Secrets of {tenant}"));
+    let mut events = pin!(watcher(api, watcher::Config::default()).backoff(super::patience()));
     let (mut lists, mut there) = (0_u32, false);
     while let Some(event) = tokio::select! { () = stop.cancelled() => None, event = events.next() => event } {
         if let Ok(event) = &event {
             trouble.works();
             match event {
                 watcher::Event::Init => there = false,
-                watcher::Event::InitApply(_) => there = true,
+                watcher::Event::InitApply(secret) => {
+                    there |= secret.metadata.name.as_deref() == Some(ENGINE_DB_SECRET);
+                }
                 // A later list follows an interruption, in which anything may have happened.
                 watcher::Event::InitDone => {
                     lists += 1;
