@@ -211,6 +211,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_says_what_to_do_about_every_type() {
+        let readme = include_str!("../../README.md");
+        let said = |kind: &&ProblemType| readme.contains(&format!("`{}`", kind.slug()));
+        assert_eq!(ProblemType::ALL.iter().find(|kind| !said(kind)), None);
+    }
+
+    #[test]
     fn serialises_as_rfc_9457_says() {
         let problem =
             Problem::new(ProblemType::MemoryQuotaReached, "1000 of 1000 memories are used").with("limit", 1000);
