@@ -64,6 +64,16 @@ diagnose() {
   fi
 }
 
+# What the installation's programs warned of lately: a failing test tells only what its client saw.
+tell_warnings() {
+  local pod
+  for pod in $(kubectl -n "$NAMESPACE" get pods -o name); do
+    echo "--- warnings of ${pod#pod/}"
+    kubectl -n "$NAMESPACE" logs "$pod" --all-containers --since=15m 2>/dev/null |
+      grep -E '"level":"(WARN|ERROR)"|(ERROR|FATAL|PANIC): ' | tail -n 25 || true
+  done
+}
+
 # Values of the chart for images that are already on the node, or that the cluster can pull.
 image_values() { # REPOSITORY:TAG POSTGRES_REPOSITORY:TAG|""
   printf '%s\n' --set "image.repository=${1%:*}" --set-string "image.tag=${1##*:}"
@@ -135,9 +145,9 @@ try_tenants() { # GATEWAY_URL
 }
 
 # Everything from nothing to the chart's images on a node: packages, tools, node, binaries, images.
-# Sets PATH, KUBECONFIG and node_images.
+# Sets PATH, KUBECONFIG, node_images and product_tag.
 prepare_node() { # DIR
-  local dir=$1 tools bin product postgres tag
+  local dir=$1 tools bin product postgres
   loud_step "Debian packages" "$CLUSTER_DIR/packages"
   loud_step "Kubernetes, etcd and helm" build_tools
   tools=$("$CLUSTER_DIR/tools")
@@ -147,11 +157,11 @@ prepare_node() { # DIR
   STEP_HINT="each part of the node has a log in $dir/logs" step "the node" "$CLUSTER_DIR/node" up "$dir"
   bin=${CARGO_TARGET_DIR:-$REPO_DIR/target}/debug
   step "container images" make_images "$bin"
-  read -r product tag <"$scratch/product"
+  read -r product product_tag <"$scratch/product"
   read -r postgres <"$scratch/postgres"
   step "images loaded into the node" load_images "$dir" "$product" "$postgres"
   # shellcheck disable=SC2034 # for the caller
-  mapfile -t node_images < <(image_values "localhost/stellar-memory:$tag" localhost/stellar-postgres:15)
+  mapfile -t node_images < <(image_values "localhost/stellar-memory:$product_tag" localhost/stellar-postgres:15)
 }
 
 build_tools() { "$CLUSTER_DIR/tools" "$@" >/dev/null; }

@@ -1,6 +1,6 @@
 {{/* Rules that several policies share. */}}
 
-{{/* egress: names, and Postgres. dict root */}}
+{{/* egress: names, Postgres, and the collector of traces. dict root */}}
 {{- define "stellar-memory.egressBasics" -}}
 - ports:
     - {port: 53, protocol: UDP}
@@ -18,6 +18,12 @@
     {{- range .root.Values.postgres.external.ports }}
     - {port: {{ . }}}
     {{- end }}
+{{- end }}
+{{- with .root.Values.telemetry.otlpEndpoint }}
+{{- $url := urlParse . }}
+# The collector, by its port as well.
+- ports:
+    - {port: {{ regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) }}}
 {{- end }}
 {{- with .root.Values.networkPolicy.extraEgress }}
 {{ toYaml . }}
