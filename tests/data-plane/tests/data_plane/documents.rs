@@ -37,6 +37,37 @@ async fn every_metric_is_documented() {
     }
 }
 
+/// The names of metrics that a crate registers under a prefix, without the ending of counters.
+fn registered(prefix: &str, package: &str) -> Vec<String> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(package).join("src/metrics.rs");
+    let source = fs::read_to_string(path).unwrap();
+    let name = |call: &str| {
+        let arguments = call.split(");").next()?;
+        let name = arguments.split('"').nth(1)?;
+        let unit = arguments.split_once("Unit::").map(|(_, rest)| rest.split(',').next().unwrap_or_default());
+        let unit = unit.map(|unit| format!("_{}", unit.to_lowercase())).unwrap_or_default();
+        Some(format!("{prefix}_{name}{unit}"))
+    };
+    source.split(".register").skip(1).filter_map(name).collect()
+}
+
+/// A page of metrics leaves out what has labels and was not counted yet: the source does not.
+#[test]
+fn the_documented_metrics_are_those_that_the_programs_register() {
+    let packages = [
+        ("stellar_gateway", "gateway"),
+        ("stellar_gateway", "sync"),
+        ("stellar_engine", "engine"),
+        ("stellar_operator", "operator"),
+    ];
+    let registered: BTreeSet<String> =
+        packages.into_iter().flat_map(|(prefix, package)| registered(prefix, package)).collect();
+    let page = fs::read_to_string(document("metrics.md")).unwrap();
+    let names = page.split('`').filter(|word| word.starts_with("stellar_"));
+    let documented: BTreeSet<String> = names.map(|name| name.trim_end_matches("_total").to_owned()).collect();
+    assert_eq!(&documented ^ &registered, BTreeSet::new(), "only in docs/metrics.md, or only in a program");
+}
+
 /// `docs/configuration.md` is what the programs answer to `--help`. `UPDATE_GENERATED=1` writes it.
 #[test]
 fn the_configuration_is_documented_as_the_programs_tell_it() {

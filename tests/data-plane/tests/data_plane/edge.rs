@@ -37,6 +37,27 @@ async fn a_large_list_is_compressed_and_an_event_stream_is_not() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn head_of_a_compressed_list_tells_no_other_length_than_get() {
+    let plane = shared().await;
+    let spec = TenantSpec { max_api_keys: 20, ..TenantSpec::default() };
+    let client = plane.client(&plane.tenant("head", spec).await.unwrap());
+    client.opens().await;
+    for n in 0..12 {
+        let made = client.post("/auth/api-keys", &json!({ "agent": "default" })).await.unwrap();
+        assert_eq!(made.status, 201, "{}", made.text);
+        assert_eq!(client.store(&format!("note {n}")).await.unwrap().status, 201);
+    }
+    for path in ["/auth/api-keys", "/memories"] {
+        let ask = |method| client.request(method, path).header("accept-encoding", "br").send();
+        let (get, head) = (ask(Method::GET).await.unwrap(), ask(Method::HEAD).await.unwrap());
+        assert_eq!((get.status().as_u16(), head.status().as_u16()), (200, 200), "{path}");
+        assert_eq!(get.headers()["content-encoding"], "br", "{path}");
+        let length = head.headers().get("content-length");
+        assert!(length.is_none() || length == get.headers().get("content-length"), "{path}: {length:?}");
+    }
+}
+
 /// `{"content": "remembered in gzip"}`, by gzip.
 const PACKED: &str = "H4sIAAAAAAAC/6tWSs7PK0nNK1GyUlAqSs1NzU1KLUpNUcjMU0ivyixQqgUAwAztICEAAAA=";
 

@@ -10,6 +10,14 @@ use tokio::{
 
 use crate::{shared, tenant};
 
+async fn nobody_panicked() {
+    let plane = shared().await;
+    for program in [&plane.gateway, &plane.engine] {
+        let log = program.log();
+        assert!(!log.is_empty() && !log.contains("panicked"), "{log}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_malformed_body_is_refused_with_a_reason() {
     let client = shared().await.client(&tenant("malformed-body").await);
@@ -60,6 +68,7 @@ async fn every_malformed_body_is_refused_with_a_reason() {
     assert_eq!((answer.status, answer.problem()), (415, Some("unsupported-media-type")), "{}", answer.text);
     let list = client.get("/memories").await.unwrap();
     assert_eq!((list.status, &list.body["total"]), (200, &json!(1)), "nothing lost, nothing added: {}", list.text);
+    nobody_panicked().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,6 +114,7 @@ async fn every_malformed_query_and_path_is_refused_with_a_reason() {
         assert!(answer.header("x-request-id").is_some(), "{shown}");
     }
     assert_eq!(client.get("/stats").await.unwrap().status, 200);
+    nobody_panicked().await;
 }
 
 /// Sends bytes as they are and returns what came back before the server closed or fell silent.
@@ -145,6 +155,7 @@ async fn malformed_http_is_refused_or_cut_off() {
     }
     let healthy = reqwest::get(format!("{}/health", shared().await.url())).await.unwrap();
     assert_eq!(healthy.status(), 200);
+    nobody_panicked().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

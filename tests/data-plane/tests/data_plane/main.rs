@@ -8,16 +8,19 @@
 mod audit;
 mod auth;
 mod clients;
+mod connections;
 mod contract;
 mod documents;
 mod edge;
 mod faults;
 mod flip;
 mod hostile;
+mod index_memory;
 mod isolation;
 mod keys;
 mod lint;
 mod local;
+mod logs;
 mod memory;
 mod openapi;
 mod panics;
@@ -29,6 +32,7 @@ mod rotation;
 mod sync;
 mod traces;
 mod writes;
+mod zones;
 
 use harness::{DataPlane, Tenant, TenantSpec};
 use tokio::sync::OnceCell;

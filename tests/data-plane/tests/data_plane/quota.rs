@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Socket, TenantSpec};
+use harness::{DataPlane, Socket, TenantSpec};
 use serde_json::json;
 
 use crate::shared;
@@ -42,7 +42,8 @@ async fn the_memory_over_the_quota_is_refused_and_the_others_are_intact() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_request_rate_is_kept_and_told_in_headers() {
-    let plane = shared().await;
+    // Further gateways, which other tests start, would share the rate.
+    let plane = DataPlane::start().await.unwrap();
     let spec = TenantSpec { requests_per_minute: 5, ..TenantSpec::default() };
     let tenant = plane.tenant("rate", spec).await.unwrap();
     let client = plane.client(&tenant);

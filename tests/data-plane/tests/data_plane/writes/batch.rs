@@ -1,13 +1,15 @@
-//! Many operations in one request: in order, each with its own answer, and none at the cost of another.
+//! Many operations in one request, or in many at once: in order, each with its own answer, and none at the cost of
+//! another.
 
 use std::collections::HashSet;
 
 use futures::future::join_all;
-use harness::TenantSpec;
+use harness::{DataPlane, TenantSpec, eventually};
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 use uuid::Uuid;
 
-use super::{assert_told, batch, content, log, two_agents};
+use super::{assert_told, batch, content, id_of, log, two_agents};
 use crate::{shared, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,6 +177,49 @@ async fn everything_at_once_is_each_told_once_and_of_the_right_agent() {
     for (seq, op, id, agent) in &told {
         assert_told(&log, seq, op, id, agent);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_that_wait_together_share_a_transaction() {
+    // Of its own, so that its gateway has no other requests in flight.
+    let plane = DataPlane::start().await.unwrap();
+    let ada = plane.tenant("waits-together", TenantSpec::default()).await.unwrap();
+    let client = plane.client(&ada);
+    assert_eq!(client.get("/auth/usage").await.unwrap().status, 200);
+    let mut holder = plane.postgres.superuser("stellar").await.unwrap();
+    let mut lock = holder.begin().await.unwrap();
+    let lock_usage = "SELECT pg_backend_pid() FROM stellar.usage u WHERE u.user_id = $1 FOR UPDATE";
+    let pid: i32 = sqlx::query_scalar(lock_usage).bind(ada.id.uuid()).fetch_one(&mut *lock).await.unwrap();
+
+    let store = |n| {
+        let client = client.clone();
+        tokio::spawn(async move { client.store(&format!("note {n}")).await.unwrap() })
+    };
+    let stores: Vec<_> = (0..12).map(store).collect();
+    eventually("all stores are under way", || async {
+        plane.gateway.metrics().await.unwrap().contains("stellar_gateway_requests_in_flight 12\n").then_some(())
+    })
+    .await;
+    eventually("a store waits for the lock", || async {
+        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity a WHERE $1 = ANY (pg_blocking_pids(a.pid)))";
+        let mut superuser = plane.postgres.superuser("stellar").await.unwrap();
+        sqlx::query_scalar::<_, bool>(waits).bind(pid).fetch_one(&mut superuser).await.unwrap().then_some(())
+    })
+    .await;
+    lock.commit().await.unwrap();
+
+    let mut ids = HashSet::new();
+    for store in stores {
+        ids.insert(id_of(&store.await.unwrap()));
+    }
+    assert_eq!(ids.len(), 12);
+    let transactions: i64 =
+        sqlx::query_scalar("SELECT count(DISTINCT m.xmin::text) FROM stellar.memories m WHERE m.user_id = $1")
+            .bind(ada.id.uuid())
+            .fetch_one(&mut holder)
+            .await
+            .unwrap();
+    assert!((1..12).contains(&transactions), "{transactions} transactions for 12 stores");
 }
 
 #[tokio::test(flavor = "multi_thread")]
