@@ -50,6 +50,11 @@ pub fn get(kind: &str, name: &str, namespace: Option<&str>) -> Option<Value> {
     serde_json::from_str(&done(&args)).ok()
 }
 
+/// A text of a Secret, or nothing if there is none.
+pub fn secret(name: &str, key: &str, namespace: &str) -> Option<String> {
+    get("secret", name, Some(namespace))?["data"][key].as_str().map(decode)
+}
+
 /// One value of one SQL statement, run by the administrator inside the Postgres pod.
 pub fn sql(statement: &str) -> String {
     let shell = r#"PGPASSWORD=$(cat "$POSTGRES_PASSWORD_FILE") exec psql -h 127.0.0.1 -U "$POSTGRES_USER" -d "$POSTGRES_DB" -qtAf -"#;
@@ -106,8 +111,7 @@ impl Tenant {
 
     /// A client with the key that the operator put into the Secret.
     pub fn client(&self) -> Client {
-        let secret = get("secret", &format!("{}-api-key", self.name), Some(SYSTEM)).expect("the key's Secret exists");
-        let key = decode(secret["data"]["api-key"].as_str().unwrap());
+        let key = secret(&format!("{}-api-key", self.name), "api-key", SYSTEM).expect("the key is in its Secret");
         Client::new(&gateway_url(), &key)
     }
 
@@ -136,7 +140,64 @@ pub fn object(name: &str, spec: &Value) -> Value {
 
 /// The status of a condition: `True`, `False`, `Unknown`, or nothing if there is no such condition.
 pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
-    object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)?["status"].as_str()
+    of_condition(object, kind, "status")
+}
+
+/// Since when a condition has its status.
+pub fn since<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
+    of_condition(object, kind, "lastTransitionTime")
+}
+
+fn of_condition<'a>(object: &'a Value, kind: &str, field: &str) -> Option<&'a str> {
+    object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)?[field].as_str()
+}
+
+/// The columns of a Tenant, in their order.
+const COLUMNS: [&str; 9] = ["NAME", "TIER", "PLACEMENT", "READY", "MEMORIES", "AGE", "PHASE", "REASON", "USER-ID"];
+
+/// What `kubectl get tenants -o wide` shows of a Tenant.
+#[derive(Debug)]
+pub struct Row {
+    pub name: String,
+    pub tier: String,
+    pub placement: String,
+    pub ready: String,
+    pub memories: String,
+    pub age: String,
+    pub phase: String,
+    pub reason: String,
+    pub user_id: String,
+}
+
+/// The row of a Tenant, read from the table that a user sees: custom columns would be the test's own.
+pub fn row(name: &str) -> Row {
+    Row::of(&done(&["get", "tenant", name, "-o", "wide"]))
+}
+
+impl Row {
+    /// Cells are told apart by where their headings begin. An empty one is as blank as the gap between two, so the
+    /// words of the line alone do not tell which one it is.
+    fn of(table: &str) -> Self {
+        let (headings, line) = table.split_once('\n').expect("headings and a row");
+        assert_eq!(headings.split_whitespace().collect::<Vec<_>>(), COLUMNS);
+        let starts = COLUMNS.map(|column| headings.find(column).unwrap());
+        let cell = |n: usize| {
+            let end = starts.get(n + 1).map_or(line.len(), |next| line.len().min(*next));
+            line.get(starts[n]..end).unwrap_or_default().trim().to_owned()
+        };
+        let cells: [String; 9] = std::array::from_fn(cell);
+        let [name, tier, placement, ready, memories, age, phase, reason, user_id] = cells;
+        Self { name, tier, placement, ready, memories, age, phase, reason, user_id }
+    }
+}
+
+/// Whether an event of this type (`Normal` or `Warning`) and reason is there about this very Tenant, not about a former
+/// one of its name. Events about what has no namespace are in `default`.
+pub fn told(tenant: &str, kind: &str, reason: &str) -> bool {
+    let object = get("tenant", tenant, None).expect("the Tenant exists");
+    let uid = object["metadata"]["uid"].as_str().unwrap();
+    let about = format!("involvedObject.kind=Tenant,involvedObject.uid={uid},type={kind},reason={reason}");
+    !done(&["get", "events", "-n", "default", "--field-selector", &about, "-o", "name"]).trim().is_empty()
 }
 
 /// Stops (`stop`) or starts (`start`) a part of the node, such as its API server.
@@ -156,4 +217,20 @@ fn decode(base64: &str) -> String {
         Command::new("base64").arg("-d").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("base64 is there");
     child.stdin.take().unwrap().write_all(base64.as_bytes()).unwrap();
     String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_cell_is_empty_and_the_others_stay_in_their_columns() {
+        let table = concat!(
+            "NAME   TIER   PLACEMENT   READY   MEMORIES   AGE   PHASE     REASON   USER-ID\n",
+            "ada    free                                  3s    Pending\n"
+        );
+        let row = Row::of(table);
+        assert_eq!((&*row.name, &*row.tier, &*row.age, &*row.phase), ("ada", "free", "3s", "Pending"));
+        assert_eq!([row.placement, row.ready, row.memories, row.reason, row.user_id], [""; 5]);
+    }
 }

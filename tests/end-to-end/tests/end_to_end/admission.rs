@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use end_to_end::cluster::{Tenant, apply, done, object};
+use end_to_end::cluster::{Tenant, apply, done, kubectl, object, row};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_tenant_is_refused_with_the_cure() {
@@ -32,11 +32,41 @@ async fn a_bad_tenant_is_refused_with_the_cure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_served_stays_so_whatever_is_patched_into_it() {
+    let tenant = Tenant::ready("patched", &json!({ "tier": "free" }));
+    let client = tenant.client();
+    assert_eq!(client.store("older than the patches").await.unwrap().status, 201);
+    let generation = || tenant.object()["metadata"]["generation"].clone();
+    let before = generation();
+    for (spec, cure) in [
+        (json!({ "tier": null }), "spec.tier"),
+        (json!({ "tier": "team" }), "renamed to promax"),
+        (json!({ "tier": ["free"] }), "spec.tier"),
+        (json!({ "suspended": "no" }), "suspended"),
+        (json!({ "displayName": 7 }), "displayName"),
+        (json!({ "deletionPolicy": "Forget" }), "Retain"),
+        (json!({ "limits": { "maxMemories": -2 } }), "maxMemories"),
+        (json!({ "limits": { "requestsPerMinute": "many" } }), "requestsPerMinute"),
+        (json!({ "limits": [] }), "limits"),
+        (json!({ "rotation": -1 }), "rotation"),
+        (json!({ "engine": { "replicas": 0 } }), "replicas"),
+        (json!({ "engine": { "resources": { "requests": { "cpu": "lots" } } } }), "resources"),
+    ] {
+        let patch = json!({ "spec": spec }).to_string();
+        let output = kubectl(&["patch", "tenant", &tenant.name, "--type", "merge", "-p", &patch], None);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(cure), "{spec}: {said}");
+    }
+    assert_eq!(generation(), before, "nothing of it was taken");
+    assert_eq!(client.recall("older patches").await.unwrap().body[0]["content"], "older than the patches");
+    assert_eq!(row(&tenant.name).ready, "True");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_identity_cannot_be_changed() {
     let tenant = Tenant::ready("immutable", &json!({ "tier": "free" }));
     let patch = json!({ "spec": { "userId": uuid::Uuid::new_v4().to_string() } }).to_string();
-    let output =
-        end_to_end::cluster::kubectl(&["patch", "tenant", &tenant.name, "--type", "merge", "-p", &patch], None);
+    let output = kubectl(&["patch", "tenant", &tenant.name, "--type", "merge", "-p", &patch], None);
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot be added, changed or removed"), "{output:?}");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use end_to_end::cluster::{Tenant, condition, done, get};
+use end_to_end::cluster::{Tenant, condition, done, get, row};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_tier_becomes_ready_and_remembers_and_only_paying_ones_have_a_pod() {
@@ -108,9 +108,15 @@ async fn kubectl_tells_the_story_at_a_glance() {
     for column in ["TIER", "PLACEMENT", "READY", "MEMORIES", "AGE"] {
         assert!(table.contains(column), "{table}");
     }
-    assert!(table.contains("free") && table.contains("pooled") && table.contains("True"), "{table}");
-    let wide = done(&["get", "tenants", "-o", "wide"]);
-    assert!(wide.contains("USER-ID") && wide.contains("REASON"), "{wide}");
-    assert!(done(&["get", "stellar"]).contains(&tenant.name), "the category lists tenants");
+    let row = row(&tenant.name);
+    assert_eq!((&*row.name, &*row.tier, &*row.placement), (&*tenant.name, "free", "pooled"));
+    assert_eq!((&*row.ready, &*row.memories, &*row.phase, &*row.reason), ("True", "0", "Ready", "Serving"));
+    assert_eq!(row.user_id, tenant.user_id());
+    let (a_tenant, a_tier) = ("tenant.stellar-memory.dev/glance\n", "tier.stellar-memory.dev/free\n");
+    let all = done(&["get", "stellar", "-o", "name"]);
+    assert!(all.contains(a_tenant) && all.contains(a_tier), "the category lists both kinds: {all}");
+    for (short, one) in [("tnt", a_tenant), ("stier", a_tier)] {
+        assert!(done(&["get", short, "-o", "name"]).contains(one), "{short}");
+    }
     assert!(done(&["explain", "tenant.spec.deletionPolicy"]).contains("Retain"));
 }
