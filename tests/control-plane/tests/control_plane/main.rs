@@ -14,6 +14,7 @@ mod api_proxy;
 mod crash;
 mod findings;
 mod kubelet;
+mod leadership;
 mod many;
 mod outages;
 mod postgres_proxy;

@@ -17,6 +17,8 @@ pub struct Start {
     pub url_file: PathBuf,
     pub key_file: PathBuf,
     pub drain_seconds: u32,
+    /// The name of its pod, as which it holds the Lease.
+    pub pod: &'static str,
     /// What is logged, if not as usual.
     pub log_filter: Option<&'static str>,
 }
@@ -54,6 +56,7 @@ impl Operator {
             .args(["--database-url-file", &text(&with.url_file), "--master-key-file", &text(&with.key_file)])
             .args(["--health-listen", &format!("127.0.0.1:{health}")])
             .env("KUBECONFIG", &with.kubeconfig)
+            .env("POD_NAME", with.pod)
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)

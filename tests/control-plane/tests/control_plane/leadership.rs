@@ -1,0 +1,65 @@
+//! Of two operators one leads. The other takes over when it goes, and a Lease that somebody deletes is made again.
+
+use std::time::Duration;
+
+use harness::eventually_within;
+use serde_json::json;
+
+use crate::{
+    api::{Api, TENANTS, settled},
+    program::{Operator, Start},
+    stage::{SYSTEM, stage},
+};
+
+/// A Lease that nobody gives back ends after 15 s.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+async fn leads(operator: &Operator) -> Option<bool> {
+    let page = operator.metrics().await?;
+    let line = page.lines().find_map(|line| line.strip_prefix("stellar_operator_leader "))?;
+    Some(line == "1")
+}
+
+async fn until_it_leads(operator: &Operator, what: &str) {
+    eventually_within(PATIENCE, what, || async { leads(operator).await.filter(|leads| *leads).map(drop) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_operator_takes_over_and_a_deleted_lease_is_made_again() {
+    let stage = stage().await;
+    let api = Api::admin().await;
+    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/stellar-operator");
+    let first = Operator::start(&stage.start());
+    until_it_leads(&first, "the first leads").await;
+    let second = Operator::start(&Start { pod: "operator-2", ..stage.start() });
+    eventually_within(PATIENCE, "the second is up", || leads(&second)).await;
+    let path = format!("{TENANTS}/led");
+    let is_as_asked = async |suspended: bool| {
+        api.patch(&path, &json!({ "spec": { "suspended": suspended } })).await.unwrap();
+        eventually_within(PATIENCE, "the Tenant is as asked for", || async {
+            let phase = if suspended { "Suspended" } else { "Ready" };
+            api.get(&path).await.filter(|tenant| settled(tenant) && tenant["status"]["phase"] == phase).map(drop)
+        })
+        .await;
+    };
+    api.tenant("led", &json!({ "tier": "free", "deletionPolicy": "Delete" })).await;
+    is_as_asked(true).await;
+    assert_eq!((leads(&first).await, leads(&second).await), (Some(true), Some(false)));
+
+    assert!(first.terminate().await, "SIGTERM ends it with code 0");
+    let holder = api.get(&lease).await.unwrap()["spec"]["holderIdentity"].clone();
+    until_it_leads(&second, "the second takes over").await;
+    assert_ne!(api.get(&lease).await.unwrap()["spec"]["holderIdentity"], holder, "the Lease names another");
+    is_as_asked(false).await;
+
+    let uid = api.get(&lease).await.unwrap()["metadata"]["uid"].clone();
+    api.delete(&lease).await;
+    eventually_within(PATIENCE, "the Lease is made again", || async {
+        api.get(&lease).await.filter(|lease| lease["metadata"]["uid"] != uid).map(drop)
+    })
+    .await;
+    until_it_leads(&second, "the second leads on").await;
+    is_as_asked(true).await;
+    api.delete(&path).await;
+    api.gone(&path).await;
+}
