@@ -19,7 +19,7 @@ const FEW: usize = 100;
 const MANY: usize = 20_000;
 const WINDOW: Duration = Duration::from_secs(45);
 /// Between two whole reloads, by default.
-const RELOAD_EVERY: f64 = 180.0;
+const RELOAD_EVERY: f64 = 600.0;
 const RELOADS: f64 = 10.0;
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -50,7 +50,7 @@ pub async fn measure() -> Result<()> {
     let (few, many) = (&costs[0], &costs[1]);
     ratio(&format!("background work of {MANY} tenants to {FEW}, between reloads (aim 2)"), many.minute / few.minute);
     let with_reloads = many.with_reloads() / few.with_reloads();
-    ratio("the same with a reload every three minutes", with_reloads);
+    ratio("the same with a reload every ten minutes (aim 2)", with_reloads);
     Ok(())
 }
 
