@@ -175,8 +175,9 @@ impl Decoders {
     async fn place(&self, tenant: TenantId, deadline: Instant) -> Result<Place, Error> {
         let own = self.of(tenant);
         let both = async {
-            let _of_tenant = own.acquire_owned().await?;
-            Ok::<_, AcquireError>(Place { _of_all: self.all.clone().acquire_owned().await?, _of_tenant })
+            let of_tenant = own.acquire_owned().await?;
+            let of_all = self.all.clone().acquire_owned().await?;
+            Ok::<_, AcquireError>(Place { _of_all: of_all, _of_tenant: of_tenant })
         };
         match timeout_at(deadline, both).await {
             Ok(Ok(place)) => Ok(place),

@@ -161,7 +161,7 @@ fn refusal(kinds: &[ProblemType], with_rate: bool) -> Value {
     let mut names = common_headers(with_rate);
     match kinds[0] {
         ProblemType::RateLimited | ProblemType::BadGateway | ProblemType::Unavailable | ProblemType::GatewayTimeout => {
-            names.push("Retry-After")
+            names.push("Retry-After");
         }
         ProblemType::InvalidApiKey | ProblemType::MissingApiKey => names.push("WWW-Authenticate"),
         ProblemType::UnsupportedMediaType => names.push("Accept-Encoding"),
