@@ -146,7 +146,11 @@ async fn the_operator_is_killed_in_the_middle_of_its_work_and_who_is_served_does
     let served = Tenant::ready("kill-served", &json!({ "tier": "pro" }));
     let (client, before) = (served.client(), ready_since(&served));
     let content = "kept while the operator is killed";
-    assert_eq!(client.store(content).await.unwrap().status, 201);
+    // After an API server's outage the cluster's DNS may know a new engine later than the operator does.
+    eventually_within(POD, "the new engine is found by its name", || async {
+        (client.store(content).await.unwrap().status == 201).then_some(())
+    })
+    .await;
     let load = Load::begin(&client, content);
     let tenants: Vec<_> = (0..3).map(|n| Tenant::apply(&format!("kill-{n}"), &json!({ "tier": "pro" }))).collect();
     for _ in 0..2 {
