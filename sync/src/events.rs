@@ -15,14 +15,13 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{
     Rooms, Service,
-    room::Slice,
+    room::{Slice, moved_from},
     rooms::{Kind, Seat},
     run::{Run, runs},
     wire,
 };
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// The room's log cannot be reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -83,22 +82,21 @@ impl<S: Service> Follower<S> {
             let place = self.place;
             match self.seat.room.after(place) {
                 Slice::Runs(runs) => return Some(self.tell(&runs)),
-                Slice::Elsewhere => {
-                    match rooms.service.changes(self.seat.room.tenant(), Some(place), Duration::from_secs(1)).await {
-                        Ok(page) if page.resync => {
-                            rooms.metrics.resyncs.inc();
-                            self.place = page.seq;
-                            let mut event = Vec::new();
-                            put_event(&mut event, page.seq, "resync", wire::resync(page.seq).as_bytes());
-                            return Some(event.into());
-                        }
-                        Ok(page) if page.changes.is_empty() => {}
-                        Ok(page) => return Some(self.tell(&runs(page.changes))),
-                        Err(_) => sleep(PAUSE).await,
+                Slice::Elsewhere => match rooms.clone().read_log(self.seat.room.tenant(), place).await {
+                    Some(page) if page.resync => {
+                        rooms.metrics.resyncs.inc();
+                        self.place = page.seq;
+                        let mut event = Vec::new();
+                        put_event(&mut event, page.seq, "resync", wire::resync(page.seq).as_bytes());
+                        return Some(event.into());
                     }
-                }
+                    Some(page) if !page.changes.is_empty() => return Some(self.tell(&runs(page.changes))),
+                    Some(_) | None => {}
+                },
                 Slice::Current => tokio::select! {
-                    known = self.last.wait_for(|last| last.is_some_and(|last| last != place)) => drop(known.ok()?),
+                    moved = moved_from(&mut self.last, place) => if !moved {
+                        return None;
+                    },
                     () = sleep(KEEP_ALIVE) => return Some(Bytes::from_static(b": \n\n")),
                     () = self.seat.ended.cancelled() => return None,
                     () = rooms.leaving.cancelled() => return None,

@@ -188,6 +188,11 @@ impl Drop for Room {
     }
 }
 
+/// Waits until a room that is watched is elsewhere than at `place`. False: there is no room any more.
+pub(crate) async fn moved_from(last: &mut watch::Receiver<Option<i64>>, place: i64) -> bool {
+    last.wait_for(|last| last.is_some_and(|last| last != place)).await.is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use tenancy::LOCAL_TENANT;

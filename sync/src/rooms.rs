@@ -11,12 +11,15 @@ use std::{
 };
 
 use tenancy::TenantId;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Service, Standing, SyncMetrics, WebSocketUpgrade, room::Room, session, socket::Socket};
+use crate::{Changes, Service, Standing, SyncMetrics, WebSocketUpgrade, room::Room, session, socket::Socket};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a question to a log without news waits, and how long it is before one that failed is asked again.
+const LOG_WAIT: Duration = Duration::from_secs(1);
+const LOG_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +144,19 @@ impl<S: Service> Rooms<S> {
 }
 
 impl<S: Service> Inner<S> {
+    /// A page of the log for one that is not within what its room holds. When there is nothing yet it is the room that lags:
+    /// then this waits a moment. `None`: it cannot be read just now; also after a moment.
+    pub(crate) async fn read_log(self: Arc<Self>, tenant: TenantId, place: i64) -> Option<Changes> {
+        match self.service.changes(tenant, Some(place), LOG_WAIT).await {
+            Ok(page) => Some(page),
+            Err(error) => {
+                tracing::debug!(%tenant, %error, "the log cannot be read just now; trying again");
+                sleep(LOG_PAUSE).await;
+                None
+            }
+        }
+    }
+
     /// Takes a place in a tenant's room.
     pub(crate) fn enter(
         self: &Arc<Self>,

@@ -24,7 +24,7 @@ use crate::{
     Admission, Changes, Service, Standing,
     metrics::{CodeLabel, ResultLabel},
     pace::Pace,
-    room::Slice,
+    room::{Slice, moved_from},
     rooms::{Full, Inner, Kind, Seat},
     run::{Run, runs},
     socket::{End, Socket},
@@ -266,7 +266,7 @@ impl<S: Service> Session<S> {
                 Slice::Runs(runs) => self.send_runs(&runs, socket).await?,
                 Slice::Elsewhere => {
                     let (rooms, tenant, place) = (self.rooms.clone(), self.seat.room.tenant(), self.place);
-                    self.catching_up = Some(read_log(rooms, tenant, place).boxed());
+                    self.catching_up = Some(rooms.read_log(tenant, place).boxed());
                 }
             }
         }
@@ -303,29 +303,11 @@ async fn until(then: Option<Instant>) {
     }
 }
 
-/// Waits until the room is elsewhere. False: there is no room any more.
-async fn moved_from(last: &mut watch::Receiver<Option<i64>>, place: i64) -> bool {
-    last.wait_for(|last| last.is_some_and(|last| last != place)).await.is_ok()
-}
-
 /// Waits for what is under way; for ever when nothing is.
 async fn maybe<T>(running: &mut Option<BoxFuture<'static, T>>) -> T {
     match running {
         Some(running) => Pin::new(running).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A page of the log for one that is not within what the room holds. When there is nothing yet it is the room that lags: then
-/// this waits a moment.
-async fn read_log<S: Service>(rooms: Arc<Inner<S>>, tenant: tenancy::TenantId, place: i64) -> Option<Changes> {
-    match rooms.service.changes(tenant, Some(place), Duration::from_secs(1)).await {
-        Ok(page) => Some(page),
-        Err(error) => {
-            tracing::debug!(%tenant, %error, "the log cannot be read just now; trying again");
-            sleep(PAUSE).await;
-            None
-        }
     }
 }
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 import unittest
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from stellar_memory import (
@@ -27,6 +28,18 @@ async def echo(connection: Connection) -> None:
     await connection.accept()
     while True:
         await connection.ack(await connection.receive())
+
+
+def recording(received: list[Frame]) -> Callable[[Connection], Awaitable[None]]:
+    """The same, and keeps what came."""
+
+    async def script(connection: Connection) -> None:
+        await connection.accept()
+        while True:
+            received.append(await connection.receive())
+            await connection.ack(received[-1])
+
+    return script
 
 
 class Changes(unittest.IsolatedAsyncioTestCase):
@@ -279,13 +292,7 @@ class Operations(unittest.IsolatedAsyncioTestCase):
     async def test_offline_operations_wait_with_their_time_and_id(self) -> None:
         received: list[Frame] = []
 
-        async def script(connection: Connection) -> None:
-            await connection.accept()
-            while True:
-                received.append(await connection.receive())
-                await connection.ack(received[-1])
-
-        fake = Fake(script)
+        fake = Fake(recording(received))
         await fake.start()
         await fake.stop()
         async with fake.sync() as sync:
@@ -356,13 +363,7 @@ class Files(unittest.IsolatedAsyncioTestCase):
     async def test_the_queue_outlives_the_process(self) -> None:
         received: list[Frame] = []
 
-        async def script(connection: Connection) -> None:
-            await connection.accept()
-            while True:
-                received.append(await connection.receive())
-                await connection.ack(received[-1])
-
-        fake = Fake(script)
+        fake = Fake(recording(received))
         await fake.start()
         await fake.stop()
         state = FileState(self.path)
