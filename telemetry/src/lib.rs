@@ -3,8 +3,8 @@
 //! What always holds:
 //! - the log goes to standard error, as JSON or text, filtered by RUST_LOG or LOG_LEVEL;
 //! - no filter, `trace` included, makes a library write a secret: see `CAPS`;
-//! - spans leave the program only when an OTLP endpoint is configured, and only spans that declare the field
-//!   `otel.kind`: what is exported is chosen where the span is made, whatever the log's level;
+//! - spans leave the program only when an OTLP endpoint is configured, and only spans of level `info` or above that
+//!   declare the field `otel.kind`: what is exported is chosen where the span is made, whatever the log's level;
 //! - exporting happens beside the work, from a bounded queue: a collector that is slow or gone costs spans, never a
 //!   request and never the program's end.
 
@@ -137,10 +137,13 @@ impl Telemetry {
     }
 }
 
-/// Spans that declare the field `otel.kind`. Whether a span does never changes, but it is asked for each one: a library that
-/// asks whether it should log, and then does not, leaves its answer in the thread for the next span that is not asked about.
+/// Spans that declare the field `otel.kind`; not below `info`, where kube declares it for every call to the API server.
+/// Whether a span does never changes, but it is asked for each one: a library that asks whether it should log, and then
+/// does not, leaves its answer in the thread for the next span that is not asked about.
 fn exported<S: Subscriber>() -> impl Filter<S> {
-    let declares = |metadata: &Metadata<'_>| metadata.is_span() && metadata.fields().field("otel.kind").is_some();
+    let declares = |metadata: &Metadata<'_>| {
+        metadata.is_span() && *metadata.level() <= Level::INFO && metadata.fields().field("otel.kind").is_some()
+    };
     dynamic_filter_fn(move |metadata, _| declares(metadata))
         .with_callsite_filter(
             move |metadata| if declares(metadata) { Interest::sometimes() } else { Interest::never() },
@@ -246,6 +249,18 @@ mod tests {
                 assert!(!tracing::enabled!(target: "library", tracing::Level::DEBUG));
                 assert!(tracing::enabled!(target: "library", tracing::Level::INFO));
             }
+        });
+    }
+
+    #[test]
+    fn a_librarys_debug_span_is_not_exported_however_talkative_the_log_is() {
+        let _only = only_subscriber();
+        let provider = SdkTracerProvider::default();
+        let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("test")).with_filter(exported());
+        let lines = fmt::layer().with_writer(io::sink).with_filter(EnvFilter::new("trace"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(spans).with(lines), || {
+            assert!(trace_id(&tracing::debug_span!("HTTP", otel.kind = "client")).is_none());
+            assert!(trace_id(&tracing::info_span!("request", otel.kind = "server")).is_some());
         });
     }
 

@@ -120,14 +120,24 @@ impl Context {
 pub async fn reconcile(tenant: Arc<Tenant>, context: Arc<Context>) -> Result<Action, Error> {
     let start = Instant::now();
     let name = tenant.name_any();
-    let span = tracing::info_span!("reconcile", otel.kind = "internal", tenant = name, otel.status_code = Empty);
+    // Gateway and engine know the tenant by its id alone: with both, a trace of theirs leads to the Tenant.
+    let span = tracing::info_span!(
+        "reconcile",
+        otel.kind = "internal",
+        otel.status_description = Empty,
+        tenant = name,
+        stellar.tenant.id = validate::identity(&tenant).ok().map(tracing::field::display),
+        "error.type" = Empty,
+    );
     let work = Box::pin(freshest(&name, &context)).instrument(span.clone());
     let outcome = match tokio::time::timeout(LONGEST_RUN, work).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Error::TimedOut(LONGEST_RUN.as_secs())),
     };
-    if outcome.is_err() {
-        span.record("otel.status_code", "ERROR");
+    if let Err(error) = &outcome {
+        // The status's words: the error's own and those of its sources are not made for other readers than the log's.
+        span.record("error.type", error.reason().as_str());
+        span.record("otel.status_description", error.public());
     }
     context.metrics.reconciled(start.elapsed(), outcome.as_ref().map(drop));
     let next = outcome?;

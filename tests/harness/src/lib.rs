@@ -5,6 +5,7 @@
 //! its file keeps them in a static; tenants are what separates tests, as they separate customers.
 
 mod client;
+mod collector;
 mod data_plane;
 mod postgres;
 mod program;
@@ -14,6 +15,7 @@ mod wait;
 mod workdir;
 
 pub use client::{Answer, Client};
+pub use collector::{Collector, Span};
 pub use data_plane::{DataPlane, Tenant, TenantSpec};
 pub use postgres::{Postgres, find_postgres};
 pub use program::{Program, binary};

@@ -25,3 +25,4 @@ mod snapshot;
 mod stage;
 mod takeover;
 mod takeover_fields;
+mod traces;

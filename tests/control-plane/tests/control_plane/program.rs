@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use harness::{Workdir, binary, eventually, free_port};
+use harness::{Collector, Workdir, binary, eventually, free_port};
 
 /// What it is started with.
 #[derive(Clone)]
@@ -21,6 +21,8 @@ pub struct Start {
     pub pod: &'static str,
     /// What is logged, if not as usual.
     pub log_filter: Option<&'static str>,
+    /// Where its traces go, if anywhere.
+    pub traces: Option<Collector>,
 }
 
 /// A running operator; killed when dropped.
@@ -51,6 +53,7 @@ impl Operator {
         let child = Command::new(binary("operator").unwrap())
             .env_remove("RUST_LOG")
             .envs(with.log_filter.map(|filter| ("RUST_LOG", filter)))
+            .envs(with.traces.iter().flat_map(Collector::environment))
             .args(["run", "--namespace", "stellar-system", "--service-account", "stellar-memory-operator"])
             .args(["--engine-image", "engine:test", "--drain-seconds", &with.drain_seconds.to_string()])
             .args(["--database-url-file", &text(&with.url_file), "--master-key-file", &text(&with.key_file)])

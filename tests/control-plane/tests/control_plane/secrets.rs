@@ -1,9 +1,10 @@
-//! Every word that the operator writes while it makes tenants of both kinds, at the most talkative: no secret is in it.
+//! Every word that the operator writes while it makes tenants of both kinds, at the most talkative, and every trace that
+//! it sends: no secret is in it.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use attack::Search;
-use harness::eventually_within;
+use harness::{Collector, eventually_within};
 use serde_json::json;
 use tenancy::{MasterKey, TenantId};
 
@@ -17,11 +18,12 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_operators_log_holds_no_secret_at_any_level() {
+async fn the_operators_log_and_traces_hold_no_secret_at_any_level() {
     let stage = stage().await;
     let api = &Api::admin().await;
     let _kubelet = Kubelet::start(api);
-    let start = Start { log_filter: Some("trace"), ..stage.start() };
+    let collector = Collector::start().await.unwrap();
+    let start = Start { log_filter: Some("trace"), traces: Some(collector.clone()), ..stage.start() };
     let operator = Operator::start(&start);
     let mut search = Search::default();
     let master_key = fs::read_to_string(&start.key_file).unwrap();
@@ -73,5 +75,9 @@ async fn the_operators_log_holds_no_secret_at_any_level() {
         api.delete(path).await;
         eventually_within(PATIENCE, "gone", || async { api.get(path).await.is_none().then_some(()) }).await;
     }
+    // The last spans leave before it ends.
     assert!(operator.terminate().await);
+    let (spans, found) = (collector.spans(), search.find(collector.bytes()));
+    assert!(spans.iter().all(|span| span.name == "reconcile"), "it does not follow the log's level: {spans:?}");
+    assert_eq!(found, BTreeSet::from(["a name".to_owned()]), "traces tell names and no secret");
 }

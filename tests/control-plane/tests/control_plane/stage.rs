@@ -91,7 +91,16 @@ async fn set_up() -> Stage {
     fs::write(&url_file, &url).unwrap();
     fs::write(&key_file, secret(&api, "stellar-master-key", "master-key").await).unwrap();
     let kubeconfig = kubeconfig(&workdir, "operator");
-    let start = Start { workdir, kubeconfig, url_file, key_file, drain_seconds: 1, pod: "operator", log_filter: None };
+    let start = Start {
+        workdir,
+        kubeconfig,
+        url_file,
+        key_file,
+        drain_seconds: 1,
+        pod: "operator",
+        log_filter: None,
+        traces: None,
+    };
     Stage { postgres, url, start }
 }
 
