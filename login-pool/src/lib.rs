@@ -3,7 +3,8 @@
 //! Postgres knows one password of a role at a time. Whoever rotates it therefore first puts the URL with the next password
 //! beside the present one (`url` and `url-next`), waits until every program can read both, then tells Postgres, then puts
 //! the next one in the place of the present. An open connection survives all of this. A new one that is refused makes the
-//! pool read both files again and try another login: who waits for the connection waits a little longer, no more.
+//! pool read both files again and try another login: who waits for the connection waits a little longer, no more. So does
+//! one for which nobody answers, if another address is written by then.
 
 mod known;
 
@@ -165,6 +166,13 @@ impl LoginPool {
                         return Err(error);
                     }
                 }
+                // Postgres may have moved, and its new address be written.
+                Err(error) if is_unreachable(&error) && others > 0 => {
+                    others -= 1;
+                    if !self.look().await {
+                        return Err(error);
+                    }
+                }
                 result => return result,
             }
         }
@@ -192,14 +200,22 @@ impl LoginPool {
     }
 }
 
-/// SQLSTATE class 28: the password is another one, or the role may not log in.
+/// SQLSTATE class 28: the password is another one, or the role may not log in. PgBouncer tells it as a violation of the
+/// protocol, as it does everything else, so that there the words decide.
 fn is_refused_login(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| code.starts_with("28"))
+    let Some(error) = error.as_database_error() else { return false };
+    let Some(code) = error.code() else { return false };
+    code.starts_with("28") || (code == "08P01" && error.message().contains("authentication failed"))
+}
+
+fn is_unreachable(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{borrow::Cow, error::Error};
+
     use super::*;
 
     #[test]
@@ -209,6 +225,42 @@ mod tests {
             assert!(!format!("{error} {error:?}").contains("hunter2"));
         }
         assert!(parse("postgres://u:p@127.0.0.1:5432/stellar\n").is_ok());
+    }
+
+    /// What a server said: SQLSTATE and message.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{1}")]
+    struct Said(&'static str, &'static str);
+
+    impl sqlx::error::DatabaseError for Said {
+        fn message(&self) -> &str {
+            self.1
+        }
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_known_from_postgres_and_from_pgbouncer() {
+        let refused = |code, message| is_refused_login(&sqlx::Error::Database(Box::new(Said(code, message))));
+        assert!(refused("28P01", "password authentication failed for user \"stellar_pool\""));
+        assert!(refused("28000", "role \"stellar_pool\" is not permitted to log in"));
+        assert!(refused("08P01", "SASL authentication failed"));
+        assert!(!refused("08P01", "query_wait_timeout"));
+        assert!(!refused("57P03", "the database system is starting up"));
     }
 
     #[tokio::test]

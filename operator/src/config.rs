@@ -154,6 +154,10 @@ pub struct RunArgs {
     /// Where dedicated engines send traces (OTLP over HTTP); nowhere if absent.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub engine_otlp_endpoint: Option<url::Url>,
+    /// Certificates, as PEM, of who signed that of Postgres and a pooler, for dedicated engines too; public authorities are
+    /// known without.
+    #[arg(long, env = "PGSSLROOTCERT", hide_env_values = true)]
+    pub engine_ssl_root_cert: Option<String>,
     /// Base URL of the OpenAI-compatible API that dedicated engines ask for narratives; none if absent.
     #[arg(long, requires = "engine_narrate_model")]
     pub engine_narrate_url: Option<url::Url>,

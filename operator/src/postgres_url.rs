@@ -71,6 +71,17 @@ impl PostgresUrl {
         self.0.as_str()
     }
 
+    /// Whether both lead to the same database in the same way, whoever logs in.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let place = |url: &Self| {
+            let mut url = url.0.clone();
+            // These fail only where there is no host, and so no login.
+            let _ = (url.set_username(""), url.set_password(None));
+            url
+        };
+        place(self) == place(other)
+    }
+
     /// What the driver connects with. `application` is what `pg_stat_activity` shows.
     ///
     /// # Errors
@@ -184,6 +195,21 @@ mod tests {
             login("postgres://a:x@db/stellar?sslmode=prefer", &tls),
             "postgres://t_1:PW@db/d?sslmode=verify-full"
         );
+    }
+
+    #[test]
+    fn a_place_is_the_same_whoever_logs_in_there() {
+        let place = |text: &str| text.parse::<PostgresUrl>().expect("a URL");
+        let began = place("postgres://stellar_operator:old@pg:5432/stellar?sslmode=require");
+        assert!(place("postgres://stellar_operator:new@pg:5432/stellar?sslmode=require").is_same_place(&began));
+        for moved in [
+            "pg2:5432/stellar?sslmode=require",
+            "pg:5433/stellar?sslmode=require",
+            "pg:5432/other?sslmode=require",
+            "pg:5432/stellar?sslmode=verify-full",
+        ] {
+            assert!(!place(&format!("postgres://stellar_operator:old@{moved}")).is_same_place(&began), "{moved}");
+        }
     }
 
     #[test]

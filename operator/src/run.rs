@@ -49,6 +49,7 @@ use crate::{
 /// A call about the lease that takes longer has failed.
 const LEASE_CALL: Duration = Duration::from_secs(3);
 const RECONCILES_AT_A_TIME: u16 = 16;
+const ADDRESS_EVERY: Duration = Duration::from_secs(5);
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
 /// Why the program cannot go on.
@@ -118,6 +119,10 @@ async fn elect(args: RunArgs, metrics: Metrics, readiness: Readiness, stop: Canc
     let candidacy_stop = CancellationToken::new();
     let mut candidacy = JoinSet::new();
     candidacy.spawn(candidate.run(sender, candidacy_stop.clone()));
+    let stop = stop.child_token();
+    if let Some(path) = args.database_url_file.clone() {
+        candidacy.spawn(watch_address(path, url.clone(), stop.clone()));
+    }
     readiness.set(true);
     tracing::info!("waiting for the lease");
     loop {
@@ -157,6 +162,7 @@ async fn elect(args: RunArgs, metrics: Metrics, readiness: Readiness, stop: Canc
     }
     readiness.set(false);
     // The lease goes back last, when nothing of this replica works any more.
+    stop.cancel();
     candidacy_stop.cancel();
     while candidacy.join_next().await.is_some() {}
     tracing::info!("stopped");
@@ -257,6 +263,18 @@ async fn database_url(args: &RunArgs, stop: &CancellationToken) -> Result<Option
     match (&args.database_url_file, &args.database_url) {
         (Some(path), _) => wait_for_file(path, stop).await,
         (None, url) => Ok(url.clone()),
+    }
+}
+
+/// Stops this program when Postgres is to be found elsewhere: the URLs of engines are made from the address with which it
+/// began. Whoever starts it again lets it read the new one.
+async fn watch_address(path: PathBuf, began: PostgresUrl, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(ADDRESS_EVERY)).await.is_some() {
+        let written = tokio::fs::read_to_string(&path).await.ok().and_then(|text| text.parse::<PostgresUrl>().ok());
+        if written.is_some_and(|written| !written.is_same_place(&began)) {
+            tracing::warn!(path = %path.display(), "the address of Postgres changed; stopping, to begin again with the new one");
+            stop.cancel();
+        }
     }
 }
 

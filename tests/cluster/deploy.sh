@@ -103,28 +103,41 @@ wait_for_tenants() { kubectl wait --for=condition=Ready tenant --all --all-names
 
 sample_tenants() { kubectl get -f "$CHART/samples/" -o name | sed -n 's|^tenant\.stellar-memory\.dev/||p'; }
 
-# Stores, recalls and forgets one memory as a tenant.
-round_trip() { # GATEWAY_URL TENANT
-  local url=$1 tenant=$2 header=$scratch/header-$2 answer id words
+# A request of a tenant.
+as_tenant() { # TENANT CURL_ARGUMENT…
+  local header=$scratch/header-$1
+  shift
+  curl --silent --show-error --fail-with-body --max-time 20 --header "@$header" "$@"
+}
+
+# The words are in $scratch/stored afterwards, with their id.
+store() { # GATEWAY_URL TENANT WORDS
+  local url=$1 tenant=$2 words=$3 header=$scratch/header-$2
   (
     umask 077
     kubectl -n "$NAMESPACE" get secret "$tenant-api-key" -o 'jsonpath={.data.api-key}' | base64 -d |
       { IFS= read -r key || [[ -n $key ]]; printf 'X-API-Key: %s\n' "$key"; } >"$header"
   ) || { say "tenant $tenant has no API key in the Secret $NAMESPACE/$tenant-api-key"; return 1; }
-  words="The lighthouse keeper of $tenant waters the orchids at dawn"
   stored() {
-    curl --silent --show-error --fail-with-body --max-time 20 --header "@$header" --header 'Content-Type: application/json' \
-      --data "{\"content\": \"$words\"}" "$url/api/v1/store" >"$scratch/stored"
+    as_tenant "$tenant" --header 'Content-Type: application/json' --data "{\"content\": \"$words\"}" "$url/api/v1/store" >"$scratch/stored"
   }
   wait_for 30 "the gateway to know the tenant $tenant" stored || { stored || cat "$scratch/stored"; return 1; }
+}
+
+recall() { # GATEWAY_URL TENANT QUESTION WORDS
+  local answer
+  answer=$(as_tenant "$2" --get --data-urlencode "q=$3" "$1/api/v1/recall") || { say "recall as $2: $answer"; return 1; }
+  [[ $answer == *"$4"* ]] || { say "tenant $2 stored a memory and did not get it back; recall answered: $answer"; return 1; }
+}
+
+# Stores, recalls and forgets one memory as a tenant.
+round_trip() { # GATEWAY_URL TENANT
+  local url=$1 tenant=$2 id words
+  words="The lighthouse keeper of $tenant waters the orchids at dawn"
+  store "$url" "$tenant" "$words" || return 1
   id=$(grep -o '"id": *"[^"]*"' "$scratch/stored" | head -1 | cut -d'"' -f4)
-  answer=$(curl --silent --show-error --fail-with-body --max-time 20 --header "@$header" --get \
-    --data-urlencode 'q=who waters the orchids' "$url/api/v1/recall") || { say "recall as $tenant: $answer"; return 1; }
-  if [[ $answer != *"$words"* ]]; then
-    say "tenant $tenant stored a memory and did not get it back; recall answered: $answer"
-    return 1
-  fi
-  [[ -z $id ]] || curl --silent --show-error --fail --max-time 20 --header "@$header" --request DELETE "$url/api/v1/forget/$id"
+  recall "$url" "$tenant" 'who waters the orchids' "$words" || return 1
+  [[ -z $id ]] || as_tenant "$tenant" --request DELETE "$url/api/v1/forget/$id"
 }
 
 # Everything after the cluster, up to tenants that are Ready.

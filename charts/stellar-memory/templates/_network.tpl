@@ -15,8 +15,13 @@
 {{- else }}
 # A policy knows addresses and not names, so an external Postgres is its ports.
 - ports:
-    {{- range .root.Values.postgres.external.ports }}
+    {{- with .root.Values.postgres.external }}
+    {{- range .ports }}
     - {port: {{ . }}}
+    {{- end }}
+    {{- with .port }}
+    - {port: {{ . }}}
+    {{- end }}
     {{- end }}
 {{- end }}
 {{- with .root.Values.telemetry.otlpEndpoint }}

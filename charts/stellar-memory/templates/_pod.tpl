@@ -108,6 +108,13 @@ env:
   {{- with .env }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+  {{- if not .root.Values.postgres.enabled }}
+  {{- with .root.Values.postgres.external.caCertificate }}
+  # The driver reads it; the operator hands it on to dedicated engines.
+  - name: PGSSLROOTCERT
+    value: {{ . | quote }}
+  {{- end }}
+  {{- end }}
   {{- with .root.Values.telemetry.otlpEndpoint }}
   - name: OTEL_EXPORTER_OTLP_ENDPOINT
     value: {{ . | quote }}

@@ -44,10 +44,12 @@ pub(super) async fn prepare(
     vault: &Vault,
     rotation: u32,
 ) -> Result<Vec<Login>, MigrateError> {
+    // A pooler of which only the host is told has the server's port, as for dedicated engines.
+    let port = pool.port.or_else(|| pool.host.as_ref().and(admin_url.port()));
     let wanted = [
         ("stellar_operator", Item::OperatorUrl, Address::default()),
         ("stellar_gateway", Item::GatewayUrl, Address::default()),
-        ("stellar_pool", Item::PoolUrl, pool.clone()),
+        ("stellar_pool", Item::PoolUrl, Address { port, ..pool.clone() }),
     ];
     let mut logins = Vec::with_capacity(wanted.len());
     for (role, item, address) in wanted {

@@ -179,6 +179,22 @@ fn show(folder: &Path, files: &[(String, Option<String>)]) {
     }
 }
 
+#[tokio::test]
+async fn a_server_that_moved_is_found_where_the_file_says() {
+    let plane = DataPlane::start().await.unwrap();
+    let path = plane.workdir.path().join("moved-url");
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
+    let before = format!("postgres://stellar_operator:former@{nowhere}/stellar?sslmode=disable");
+    fs::write(&path, &before).unwrap();
+    let options = PgPoolOptions::new().acquire_timeout(Duration::from_secs(2));
+    let file = UrlFile { path: path.clone(), prepare: |login| login };
+    let pool = LoginPool::new(options, login_pool::parse(&before).unwrap(), Some(file));
+    assert!(pool.acquire().await.is_err(), "nobody answers there");
+    fs::copy(plane.secrets().join("operator-url"), &path).unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    sqlx::query("SELECT count(*) FROM stellar.users").execute(&mut *connection).await.unwrap();
+}
+
 /// Requests through the gateway that need its login and the engine's, and queries by the operator's.
 struct Load {
     stop: Arc<AtomicBool>,
