@@ -50,6 +50,5 @@ ALTER DEFAULT PRIVILEGES FOR ROLE stellar_owner, stellar_maintainer, stellar_rol
 
 CREATE SCHEMA stellar AUTHORIZATION stellar_owner;
 SET LOCAL ROLE stellar_owner;
-GRANT USAGE ON SCHEMA stellar
-    TO stellar_maintainer, stellar_role_manager, stellar_tenants, stellar_pool, stellar_gateway, stellar_operator;
+GRANT USAGE ON SCHEMA stellar TO stellar_maintainer, stellar_role_manager;
 RESET ROLE;

@@ -2,9 +2,6 @@
 -- transaction; ARCHITECTURE.md lists them as invariants and the isolation tests remove each one to see it missed.
 SET LOCAL ROLE stellar_owner;
 GRANT CREATE ON SCHEMA stellar TO stellar_maintainer;
-GRANT SELECT ON ALL TABLES IN SCHEMA stellar TO stellar_maintainer;
--- FOR UPDATE and FOR SHARE need the right to update.
-GRANT UPDATE ON stellar.usage, stellar.users TO stellar_maintainer;
 RESET ROLE;
 
 SET LOCAL ROLE stellar_maintainer;
@@ -155,30 +152,4 @@ BEGIN
     END LOOP;
 END
 $$;
-
-GRANT SELECT ON stellar.tiers TO stellar_tenants, stellar_pool, stellar_gateway, stellar_operator;
-GRANT SELECT ON stellar.usage TO stellar_tenants, stellar_pool, stellar_gateway, stellar_operator;
-GRANT SELECT ON stellar.memories, stellar.changes, stellar.operations, stellar.audit TO stellar_tenants, stellar_pool;
--- By column: table-level UPDATE or DELETE would let one tenant lock the table against all others.
-GRANT INSERT (user_id, id, content, metadata, session, speaker, occurred_at, source, agent, key_id, created_at, importance,
-        emotion, zone, total_score, embedding, embedding_version, index_row, index_version, written_at, written_by)
-    ON stellar.memories TO stellar_tenants, stellar_pool;
-GRANT UPDATE (content, metadata, importance, emotion, zone, total_score, last_recalled_at, recall_count, embedding,
-        embedding_version, index_row, index_version, written_at, written_by)
-    ON stellar.memories TO stellar_tenants, stellar_pool;
-GRANT INSERT (user_id, op_id, request_hash, answer) ON stellar.operations TO stellar_tenants, stellar_pool;
--- No capability hashes, to nobody but the maintainer's functions.
-GRANT SELECT (id, name, tier, placement, endpoint, suspended, role_name, max_agents, max_api_keys, requests_per_minute,
-        max_sockets, socket_messages_per_second, capability_generation, pool_access_until, role_access_until, retired_at,
-        created_at, updated_at)
-    ON stellar.users TO stellar_operator, stellar_gateway;
-GRANT SELECT (user_id, id, agent, key_hash, prefix, managed, created_at, expires_at, revoked_at, last_used_at)
-    ON stellar.api_keys TO stellar_operator, stellar_gateway;
-
-GRANT EXECUTE ON FUNCTION stellar.enter(uuid, bytea, text, boolean, uuid) TO stellar_tenants, stellar_pool;
-RESET ROLE;
-
-SET LOCAL ROLE stellar_maintainer;
-GRANT EXECUTE ON FUNCTION stellar.current_tenant(), stellar.admitted(uuid, bytea), stellar.write_lock(),
-    stellar.log_ends(uuid[], bytea[]) TO stellar_tenants, stellar_pool;
 RESET ROLE;

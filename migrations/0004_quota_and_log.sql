@@ -1,9 +1,5 @@
 -- Quota and change log, as statement-level triggers: count, limit and change_seq move in one row update together
 -- with the rows, so a bulk insert over the quota fails whole and the log has no gap.
-SET LOCAL ROLE stellar_owner;
-GRANT INSERT, UPDATE, DELETE ON stellar.usage, stellar.changes, stellar.memories, stellar.operations, stellar.audit
-    TO stellar_maintainer;
-RESET ROLE;
 SET LOCAL ROLE stellar_maintainer;
 
 -- SQLSTATE SM403: over quota; DETAIL is {"used": n, "limit": n}.
@@ -132,8 +128,6 @@ END
 $$;
 
 GRANT EXECUTE ON FUNCTION stellar.memories_inserted(), stellar.memories_updated(), stellar.memories_deleted() TO stellar_owner;
-GRANT EXECUTE ON FUNCTION stellar.forget(uuid) TO stellar_tenants, stellar_pool;
-GRANT EXECUTE ON FUNCTION stellar.prune(interval, interval, integer) TO stellar_operator;
 RESET ROLE;
 
 SET LOCAL ROLE stellar_owner;

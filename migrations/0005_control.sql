@@ -1,8 +1,5 @@
 -- What the operator may do: everything through these functions, which write only when something differs (a system at
 -- rest writes nothing). Also the notice to the gateways: its payload is only an opaque id.
-SET LOCAL ROLE stellar_owner;
-GRANT INSERT, UPDATE, DELETE ON stellar.users, stellar.tiers, stellar.api_keys, stellar.gateways TO stellar_maintainer;
-RESET ROLE;
 SET LOCAL ROLE stellar_maintainer;
 
 CREATE FUNCTION stellar.tier_apply(
@@ -227,19 +224,6 @@ END
 $$;
 
 GRANT EXECUTE ON FUNCTION stellar.control_changed() TO stellar_owner;
-GRANT EXECUTE ON FUNCTION
-    stellar.tier_apply(text, text, integer, integer, integer, integer, integer, integer),
-    stellar.tier_delete(text),
-    stellar.tenant_apply(uuid, text, text, boolean, integer, integer, integer, integer, integer, bytea, interval,
-        integer, integer),
-    stellar.tenant_admit_role(uuid),
-    stellar.tenant_place(uuid, text, text, interval),
-    stellar.tenant_dismiss_role(uuid),
-    stellar.tenant_owned(uuid, text),
-    stellar.tenant_retire(uuid, text),
-    stellar.tenant_erase(uuid, text, integer),
-    stellar.key_ensure(uuid, text, bytea, text, interval)
-TO stellar_operator;
 RESET ROLE;
 
 SET LOCAL ROLE stellar_owner;

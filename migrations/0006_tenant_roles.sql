@@ -9,7 +9,7 @@ CREATE FUNCTION stellar.role_of(tenant uuid) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
 AS $$ SELECT 't_' || replace(tenant::text, '-', '') $$;
 
--- Makes the role if it is missing, and its one membership. Returns whether anything was missing.
+-- Makes the role if it is missing, its one membership, and what it is. Returns whether anything was not as it should be.
 CREATE FUNCTION stellar.role_ensure(tenant uuid) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -26,6 +26,15 @@ BEGIN
         WHERE m.roleid = 'stellar_tenants'::regrole AND m.member = to_regrole(role)
     ) THEN
         EXECUTE format('GRANT stellar_tenants TO %I', role);
+        changed := true;
+    END IF;
+    -- Without these its engine cannot log in, or has none of the group's rights. Roles above this one are the linter's to tell.
+    IF EXISTS (
+        SELECT FROM pg_roles r
+        WHERE r.rolname = role AND NOT r.rolsuper AND NOT r.rolreplication
+            AND (NOT r.rolinherit OR r.rolcreaterole OR r.rolvaliduntil < 'infinity')
+    ) THEN
+        EXECUTE format('ALTER ROLE %I INHERIT NOCREATEROLE VALID UNTIL %L', role, 'infinity');
         changed := true;
     END IF;
     RETURN changed;
@@ -106,10 +115,4 @@ BEGIN
     RETURN true;
 END
 $$;
-
-GRANT EXECUTE ON FUNCTION stellar.role_ensure(uuid), stellar.role_login(uuid, text, integer, boolean),
-    stellar.role_nologin(uuid), stellar.role_drop(uuid) TO stellar_operator;
-RESET ROLE;
-SET LOCAL ROLE stellar_owner;
-REVOKE CREATE ON SCHEMA stellar FROM stellar_role_manager;
 RESET ROLE;

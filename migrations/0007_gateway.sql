@@ -165,13 +165,4 @@ BEGIN
     RETURN QUERY SELECT made, old.agent, lasts, ends;
 END
 $$;
-
-GRANT EXECUTE ON FUNCTION stellar.gateway_heartbeat(uuid), stellar.gateway_leave(uuid),
-    stellar.keys_used(uuid[], uuid[], timestamptz[]),
-    stellar.key_create(uuid, text, bytea, text, timestamptz, uuid, text),
-    stellar.key_revoke(uuid, uuid, uuid, text),
-    stellar.key_rotate(uuid, uuid, bytea, text, timestamptz, interval, uuid, text) TO stellar_gateway;
-RESET ROLE;
-SET LOCAL ROLE stellar_owner;
-REVOKE CREATE ON SCHEMA stellar FROM stellar_maintainer;
 RESET ROLE;

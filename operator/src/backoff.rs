@@ -23,6 +23,11 @@ impl Backoff {
         delay(*count, rand::rng().random_range(0.5..1.0))
     }
 
+    /// How often it has failed in a row.
+    pub fn failures(&self, key: &str) -> u32 {
+        self.lock().get(key).copied().unwrap_or_default()
+    }
+
     /// Notes a success.
     pub fn succeeded(&self, key: &str) {
         self.lock().remove(key);
@@ -62,7 +67,9 @@ mod tests {
             backoff.failed("a");
         }
         assert!(backoff.failed("a") >= Duration::from_secs(30));
+        assert_eq!((backoff.failures("a"), backoff.failures("b")), (11, 0));
         backoff.succeeded("a");
+        assert_eq!(backoff.failures("a"), 0);
         assert!(backoff.failed("a") <= FIRST);
         assert!(backoff.failed("b") <= FIRST);
     }

@@ -33,6 +33,8 @@ pub struct Settings {
     pub engine_narrate: Option<Narrate>,
     /// Domain of cluster-internal names.
     pub cluster_domain: String,
+    /// This is a pod of the cluster, where names of its Services resolve.
+    pub in_cluster: bool,
     /// How long both placements serve while a tenant moves.
     pub drain: Duration,
     /// How long a replaced key still works.
@@ -84,6 +86,8 @@ impl Settings {
             }),
             engine_narrate: engine_narrate(args),
             cluster_domain: args.cluster_domain.clone(),
+            // The kubelet tells every container where the API server is.
+            in_cluster: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
             drain: Duration::from_secs(args.drain_seconds.into()),
             key_overlap: Duration::from_secs(args.key_overlap_seconds.into()),
             gateway_labels: args.gateway_selector.0.clone(),
@@ -103,7 +107,10 @@ fn engine_environment(args: &RunArgs) -> Vec<(&'static str, String)> {
     let filter = args.engine_log_filter.clone().map(|filter| ("RUST_LOG", filter));
     let traces =
         args.engine_otlp_endpoint.as_ref().map(|endpoint| ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.to_string()));
-    format.into_iter().chain(filter).chain(traces).collect()
+    // A path (the driver takes one too) leads nowhere in an engine's pod.
+    let authority = args.engine_ssl_root_cert.clone().filter(|text| text.trim_start().starts_with("-----BEGIN"));
+    let authority = authority.map(|pem| ("PGSSLROOTCERT", pem));
+    format.into_iter().chain(filter).chain(traces).chain(authority).collect()
 }
 
 fn engine_narrate(args: &RunArgs) -> Option<Narrate> {

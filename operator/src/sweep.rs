@@ -2,7 +2,7 @@
 //! as they were left is queued, usage goes to the statuses that show something else, and nothing is written at rest.
 //! What this costs does not grow with the number of tenants, only the time until it has seen all of them. It need not
 //! be short: a notice from Postgres makes a change of control rows known at once, and after notices may have been lost
-//! one pass goes over all tenants without a pause. Old log entries are pruned every minute, and every ten minutes the
+//! one pass goes over all tenants without a pause. Grants of the schema that are gone are given again. Old log entries are pruned every minute, and every ten minutes the
 //! database is looked over for what weakens its isolation.
 
 use std::{
@@ -56,6 +56,7 @@ pub async fn sweep(
 ) {
     let mut failures = 0;
     let mut broom = Broom::default();
+    let mut hopeless = BTreeSet::new();
     loop {
         let wait = if failures == 1 { SOON } else { jittered(EVERY) };
         tokio::select! {
@@ -66,6 +67,7 @@ pub async fn sweep(
         if stale.take() {
             count(&tenants, &context);
         }
+        give_back_grants(&context, &mut hopeless).await;
         match broom.sweep(&tenants, &context, &queue).await {
             Ok(()) => {
                 if failures >= FAILURES_TO_TELL {
@@ -207,6 +209,27 @@ pub async fn lint(context: Arc<Context>, stop: CancellationToken) {
         }
     };
     tokio::select! { () = stop.cancelled() => {}, () = look => {} }
+}
+
+/// Gives back the grants that somebody took away. `hopeless`: what was still missing after that, so that it is not tried
+/// again and again; the linter tells of it.
+async fn give_back_grants(context: &Context, hopeless: &mut BTreeSet<(String, String)>) {
+    let restore = async {
+        let missing = context.database.missing_grants().await?;
+        if missing.is_subset(hopeless) {
+            *hopeless = missing;
+            return Ok(());
+        }
+        context.database.give_grants().await?;
+        *hopeless = context.database.missing_grants().await?;
+        for (object, detail) in missing.difference(hopeless) {
+            tracing::warn!(object, detail, "somebody had revoked this; it is granted again");
+        }
+        anyhow::Ok(())
+    };
+    if let Err(error) = restore.await {
+        tracing::debug!(%error, "grants are looked for later");
+    }
 }
 
 fn tell(before: &BTreeSet<Finding>, now: &BTreeSet<Finding>) {

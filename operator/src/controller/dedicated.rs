@@ -1,6 +1,8 @@
 //! A tenant with an engine of its own: the namespace and its bounds, the login, the Deployment, and only when that
 //! serves, the flip.
 
+use std::time::Duration;
+
 use crds::{ConditionType, Reason};
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -28,6 +30,9 @@ use super::{
     validate::ValidTenant,
 };
 use crate::database::TenantRow;
+
+/// For the answer of DNS.
+const LOOKUP: Duration = Duration::from_secs(2);
 
 /// Brings the tenant's own engine up, and requests to it.
 ///
@@ -65,7 +70,10 @@ pub(super) async fn serve(
     let rollout = engine(&name, &desired, login.checksum(), context).await?;
 
     let there = row.placement == Placement::Dedicated && row.endpoint.as_deref() == Some(&*desired.endpoint);
-    if row.placement == Placement::Pooled && rollout.is_complete() && !is_published(&name, context).await? {
+    if row.placement == Placement::Pooled
+        && rollout.is_complete()
+        && !(is_published(&name, context).await? && resolves(&desired.endpoint, context).await)
+    {
         let message = "the address of its engine is not published yet; the shared engine serves meanwhile";
         report.found(ConditionType::EngineReady, false, Reason::EngineRolling, message);
         report.wait_for(Reason::Moving, message);
@@ -97,6 +105,13 @@ async fn is_published(namespace: &str, context: &Context) -> Result<bool, Error>
     let ready =
         |endpoint: &Endpoint| endpoint.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false));
     Ok(endpoints.any(ready))
+}
+
+/// Whether the cluster's DNS knows the engine's name, which it learns of after the API server has it: by a minute after an
+/// outage. Outside of the cluster nobody knows.
+async fn resolves(endpoint: &str, context: &Context) -> bool {
+    !context.settings.in_cluster
+        || matches!(tokio::time::timeout(LOOKUP, tokio::net::lookup_host(endpoint)).await, Ok(Ok(_)))
 }
 
 fn report_rollout(rollout: &Rollout, report: &mut Report) {

@@ -20,6 +20,10 @@ use super::{
     validate,
 };
 
+/// An API server that has just begun forbids what it has not read the rules for yet: it is told when so many tries in a row,
+/// some three seconds of them, came to that.
+const FORBIDDEN_BEFORE: u32 = 3;
+
 /// Writes the status if it differs from what is there, and tells what changed.
 ///
 /// # Errors
@@ -31,6 +35,10 @@ pub(super) async fn write(
     context: &Context,
 ) -> Result<(), Error> {
     let name = tenant.name_any();
+    let forbidden = outcome.as_ref().is_err_and(|error| error.api_code() == Some(403));
+    if forbidden && context.backoff.failures(&name) < FORBIDDEN_BEFORE {
+        return Ok(());
+    }
     let previous = tenant.status.clone().unwrap_or_default();
     let now = Time(k8s_openapi::jiff::Timestamp::now());
     let status = compose(tenant, &previous, report, outcome.as_ref().map(|_| ()), &now);

@@ -198,6 +198,15 @@ impl Database {
         self.execute("delete the tier", query).await
     }
 
+    /// Gives every grant of the migrations again, save those on the database, which are its administrator's.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn give_grants(&self) -> Result<(), DatabaseError> {
+        let query = "SELECT stellar.owner_grants(), stellar.maintainer_grants(), stellar.role_manager_grants()";
+        self.execute("give back what was granted", sqlx::query(query)).await
+    }
+
     /// Removes what is kept for a bounded time: log entries after 30 days, audit entries after 90. Returns how many
     /// rows went, at most `batch` of each kind.
     ///

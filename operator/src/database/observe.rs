@@ -1,7 +1,7 @@
 //! What the database holds: one tenant in detail, or fingerprints of some hundred in one query, so that a system at rest is
 //! checked at the price of small queries and no write.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use sqlx::{Row, postgres::PgRow};
 use tenancy::{Placement, TenantId, TierName};
@@ -88,7 +88,7 @@ const SWEEP: &str = "
 SELECT u.id, coalesce(g.memory_count, 0) AS memory_count, coalesce(g.memory_limit, 0) AS memory_limit,
     md5(concat_ws('|', u.name, u.tier, u.placement, u.endpoint, u.suspended, u.max_agents, u.max_api_keys,
         u.requests_per_minute, u.max_sockets, u.socket_messages_per_second, u.capability_generation,
-        u.retired_at IS NULL, u.updated_at, g.memory_limit, r.rolcanlogin, r.rolconnlimit,
+        u.retired_at IS NULL, u.updated_at, g.memory_limit, r.rolcanlogin, r.rolconnlimit, r.rolinherit, r.rolvaliduntil,
         r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolcreatedb,
         m.member IS NOT NULL, k.hashes)) AS fingerprint
 FROM (
@@ -100,7 +100,7 @@ LEFT JOIN LATERAL (
     SELECT h.memory_count, h.memory_limit FROM stellar.usage h WHERE h.user_id = u.id LIMIT 1
 ) g ON true
 LEFT JOIN LATERAL (
-    SELECT q.oid, q.rolcanlogin, q.rolconnlimit, q.rolsuper, q.rolbypassrls, q.rolcreaterole, q.rolcreatedb
+    SELECT q.oid, q.rolcanlogin, q.rolconnlimit, q.rolinherit, q.rolvaliduntil, q.rolsuper, q.rolbypassrls, q.rolcreaterole, q.rolcreatedb
     FROM pg_catalog.pg_roles q WHERE q.rolname = u.role_name LIMIT 1
 ) r ON true
 LEFT JOIN LATERAL (
@@ -178,6 +178,15 @@ impl Database {
     pub async fn lint(&self) -> Result<Vec<Finding>, LintError> {
         let failed = |source| LintError::Query { operation: "connect to look at the catalog", source };
         lint::lint(&mut *self.pool.acquire().await.map_err(failed)?).await
+    }
+
+    /// The grants that somebody took away, each as object and what is not granted.
+    ///
+    /// # Errors
+    /// [`LintError`].
+    pub async fn missing_grants(&self) -> Result<BTreeSet<(String, String)>, LintError> {
+        let failed = |source| LintError::Query { operation: "connect to look for the grants", source };
+        lint::missing_grants(&mut *self.pool.acquire().await.map_err(failed)?).await
     }
 
     /// All tiers.

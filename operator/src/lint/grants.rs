@@ -1,5 +1,7 @@
 //! Who was granted what: every grant in the schema and on the database, against the list.
 
+use std::collections::BTreeSet;
+
 use super::{
     Catalog, Check, LintError, Rule,
     compare::differences,
@@ -81,7 +83,11 @@ const EXECUTABLE: Rule = Rule::error(
      REVOKE it",
 )
 .listed();
-const MISSING: Rule = Rule::warning("grant-missing", "{detail} is not granted, so requests fail: GRANT it").listed();
+const MISSING: Rule = Rule::warning(
+    "grant-missing",
+    "{detail} is not granted, so requests fail: GRANT it, unless the operator does within seconds",
+)
+.listed();
 const DEFAULT_PRIVILEGES: Rule = Rule::error(
     "default-privileges",
     "{detail}: every object made from now on is open to others, or every function executable: ALTER DEFAULT \
@@ -135,6 +141,16 @@ const FOUND_DEFAULTS: &str = concat!(
      WHERE d.defaclnamespace = 'stellar'::regnamespace OR r.rolname ~ ",
     product_roles!()
 );
+
+/// The grants of the lists that are not there.
+pub(super) async fn missing(catalog: &mut Catalog<'_>) -> Result<BTreeSet<(String, String)>, LintError> {
+    let (found, expected) = (catalog.pairs("read the grants", FOUND).await?, expected());
+    Ok(differences(&expected, &found)
+        .1
+        .into_iter()
+        .map(|(object, detail)| (object.to_owned(), detail.to_owned()))
+        .collect())
+}
 
 /// Grants and default privileges against the lists.
 pub(super) async fn compare(catalog: &mut Catalog<'_>) -> Result<(), LintError> {

@@ -20,6 +20,8 @@ mod rows;
 mod server;
 mod source;
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
@@ -135,6 +137,32 @@ impl Catalog<'_> {
 /// # Errors
 /// [`LintError`] when the login cannot read the catalog, or there is no schema to look at.
 pub async fn lint(connection: &mut PgConnection) -> Result<Vec<Finding>, LintError> {
+    let mut catalog = open(connection).await?;
+    for check in CHECKS.into_iter().flatten() {
+        catalog.check(check).await?;
+    }
+    rows::statistics(&mut catalog).await?;
+    rows::compare(&mut catalog).await?;
+    grants::compare(&mut catalog).await?;
+    functions::compare(&mut catalog).await?;
+    server::versions(&mut catalog).await?;
+    let mut findings = catalog.findings;
+    findings.sort();
+    Ok(findings)
+}
+
+/// The grants that the migrations made and that are gone, each as object and what is not granted. None of another
+/// release's schema: this one does not know what it has.
+///
+/// # Errors
+/// As [`lint`].
+pub async fn missing_grants(connection: &mut PgConnection) -> Result<BTreeSet<(String, String)>, LintError> {
+    let mut catalog = open(connection).await?;
+    if catalog.same_release { grants::missing(&mut catalog).await } else { Ok(BTreeSet::new()) }
+}
+
+/// Begins to read the catalog.
+async fn open(connection: &mut PgConnection) -> Result<Catalog<'_>, LintError> {
     let failed = |source| LintError::Query { operation: "begin to read the catalog", source };
     let transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(failed)?;
     let mut catalog = Catalog { transaction, same_release: true, findings: Vec::new() };
@@ -149,17 +177,7 @@ pub async fn lint(connection: &mut PgConnection) -> Result<Vec<Finding>, LintErr
         return Err(LintError::NoSchema);
     }
     server::schema_version(&mut catalog).await?;
-    for check in CHECKS.into_iter().flatten() {
-        catalog.check(check).await?;
-    }
-    rows::statistics(&mut catalog).await?;
-    rows::compare(&mut catalog).await?;
-    grants::compare(&mut catalog).await?;
-    functions::compare(&mut catalog).await?;
-    server::versions(&mut catalog).await?;
-    let mut findings = catalog.findings;
-    findings.sort();
-    Ok(findings)
+    Ok(catalog)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ mod traces;
 mod writes;
 mod zones;
 
-use harness::{DataPlane, Tenant, TenantSpec};
+use harness::{DataPlane, Tenant, TenantSpec, eventually};
 use tokio::sync::OnceCell;
 
 /// The servers that tests share. They end with the test process.
@@ -43,7 +43,15 @@ pub async fn shared() -> &'static DataPlane {
     SHARED.get_or_init(|| async { DataPlane::start().await.expect("the data plane starts") }).await
 }
 
-/// A tenant of a free tier on the shared servers.
+/// A tenant of a free tier on the shared servers, whose key the gateway knows: of one that it does not know it asks Postgres,
+/// but not while somebody of this address (another test) tries many.
 pub async fn tenant(name: &str) -> Tenant {
-    shared().await.tenant(name, TenantSpec::default()).await.expect("a tenant is made")
+    let plane = shared().await;
+    let tenant = plane.tenant(name, TenantSpec::default()).await.expect("a tenant is made");
+    let client = plane.client(&tenant);
+    eventually("the gateway knows the key", || async {
+        client.get("/stats").await.is_ok_and(|answer| answer.status == 200).then_some(())
+    })
+    .await;
+    tenant
 }

@@ -157,6 +157,18 @@ async fn rows_roles_and_grants_that_are_changed_by_hand_are_put_right() {
             "t",
         ),
         (
+            "the end of the login",
+            format!("ALTER ROLE {role} VALID UNTIL '2001-01-01'"),
+            format!("SELECT rolvaliduntil < now() FROM pg_roles WHERE rolname = '{role}'"),
+            "f",
+        ),
+        (
+            "the rights of the group",
+            format!("ALTER ROLE {role} NOINHERIT"),
+            format!("SELECT rolinherit FROM pg_roles WHERE rolname = '{role}'"),
+            "t",
+        ),
+        (
             "the tier",
             format!("UPDATE stellar.users SET tier = 'free' WHERE id = '{id}'"),
             format!("SELECT tier FROM stellar.users WHERE id = '{id}'"),

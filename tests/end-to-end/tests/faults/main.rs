@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use end_to_end::{
-    cluster::{POD, SYSTEM, Tenant, condition, done, get, kubectl, node, row, since, told},
+    cluster::{POD, SYSTEM, Tenant, condition, done, get, kubectl, node, row, since, sql, told},
     load::Load,
 };
 use harness::eventually_within;
@@ -14,6 +14,8 @@ use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
 
 const MINUTE: Duration = Duration::from_mins(1);
+/// What was deleted or edited is as it was within this time.
+const BACK: Duration = Duration::from_secs(10);
 const POSTGRES: &str = "statefulset/stellar-memory-postgres";
 
 async fn alone() -> MutexGuard<'static, ()> {
@@ -146,11 +148,7 @@ async fn the_operator_is_killed_in_the_middle_of_its_work_and_who_is_served_does
     let served = Tenant::ready("kill-served", &json!({ "tier": "pro" }));
     let (client, before) = (served.client(), ready_since(&served));
     let content = "kept while the operator is killed";
-    // After an API server's outage the cluster's DNS may know a new engine later than the operator does.
-    eventually_within(POD, "the new engine is found by its name", || async {
-        (client.store(content).await.unwrap().status == 201).then_some(())
-    })
-    .await;
+    assert_eq!(client.store(content).await.unwrap().status, 201);
     let load = Load::begin(&client, content);
     let tenants: Vec<_> = (0..3).map(|n| Tenant::apply(&format!("kill-{n}"), &json!({ "tier": "pro" }))).collect();
     for _ in 0..2 {
@@ -213,4 +211,56 @@ async fn a_rolling_restart_of_the_pooled_engine_fails_no_request() {
     done(&["rollout", "status", "deployment/stellar-memory-engine", "-n", SYSTEM, "--timeout=180s"]);
     let answered = load.end().await;
     assert!(answered > 10, "the load went on: {answered}");
+}
+
+/// Of each kind and of each owner. Here, since tenants of other tests would be refused meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_of_the_schema_that_somebody_revokes_are_given_again() {
+    let _alone = alone().await;
+    let tenant = Tenant::ready("grants", &json!({ "tier": "pro" }));
+    let grants = [
+        ("USAGE ON SCHEMA stellar", "stellar_tenants", "schema", "'stellar', 'USAGE'"),
+        ("SELECT ON stellar.audit", "stellar_pool", "table", "'stellar.audit', 'SELECT'"),
+        (
+            "UPDATE (importance) ON stellar.memories",
+            "stellar_tenants",
+            "column",
+            "'stellar.memories', 'importance', 'UPDATE'",
+        ),
+        ("DELETE ON stellar.gateways", "stellar_maintainer", "table", "'stellar.gateways', 'DELETE'"),
+        (
+            "EXECUTE ON FUNCTION stellar.enter(uuid, bytea, text, boolean, uuid)",
+            "stellar_tenants",
+            "function",
+            "'stellar.enter(uuid,bytea,text,boolean,uuid)', 'EXECUTE'",
+        ),
+        (
+            "EXECUTE ON FUNCTION stellar.tenant_owned(uuid, text)",
+            "stellar_operator",
+            "function",
+            "'stellar.tenant_owned(uuid,text)', 'EXECUTE'",
+        ),
+        (
+            "EXECUTE ON FUNCTION stellar.role_ensure(uuid)",
+            "stellar_operator",
+            "function",
+            "'stellar.role_ensure(uuid)', 'EXECUTE'",
+        ),
+    ];
+    let held = grants.map(|(_, role, kind, asked)| format!("has_{kind}_privilege('{role}', {asked})")).join(" AND ");
+    let revoked: Vec<_> = grants.iter().map(|(grant, role, ..)| format!("REVOKE {grant} FROM {role}")).collect();
+    for revoke in &revoked {
+        // Each by itself is missed.
+        assert_eq!(sql(&format!("BEGIN; {revoke}; SELECT {held}; ROLLBACK")), "f", "{revoke}");
+    }
+    sql(&revoked.join("; "));
+    let start = Instant::now();
+    eventually_within(BACK, "all is granted again", || async { (sql(&format!("SELECT {held}")) == "t").then_some(()) })
+        .await;
+    println!("grants were given again after {:.1} s", start.elapsed().as_secs_f64());
+    let client = tenant.client();
+    eventually_within(MINUTE, "the tenant is served", || async {
+        (client.store("after the grants").await.unwrap().status == 201).then_some(())
+    })
+    .await;
 }
