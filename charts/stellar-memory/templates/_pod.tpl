@@ -118,8 +118,6 @@ env:
   {{- with .root.Values.telemetry.otlpEndpoint }}
   - name: OTEL_EXPORTER_OTLP_ENDPOINT
     value: {{ . | quote }}
-  - name: OTEL_SERVICE_NAME
-    value: stellar-memory-{{ $.component }}
   {{- with $.root.Values.telemetry.env }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

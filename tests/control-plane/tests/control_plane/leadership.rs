@@ -1,6 +1,6 @@
 //! Of two operators one leads. The other takes over when it goes, and a Lease that somebody deletes is made again.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use harness::eventually_within;
 use serde_json::json;
@@ -62,4 +62,24 @@ async fn another_operator_takes_over_and_a_deleted_lease_is_made_again() {
     is_as_asked(true).await;
     api.delete(&path).await;
     api.gone(&path).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_ends_in_order_when_postgres_is_to_be_found_elsewhere_and_not_for_another_password() {
+    let stage = stage().await;
+    let url_file = stage.start().workdir.path().join("moving-url");
+    fs::write(&url_file, &stage.url).unwrap();
+    let operator = Operator::start(&Start { url_file: url_file.clone(), ..stage.start() });
+    until_it_leads(&operator, "it leads").await;
+    let (login, place) = stage.url.rsplit_once('@').unwrap();
+    let (login, _) = login.rsplit_once(':').unwrap();
+    let write = |password: &str, place: &str| fs::write(&url_file, format!("{login}:{password}@{place}")).unwrap();
+    write("another", place);
+    // Longer than it looks at the file.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(!operator.has_ended(), "{}", operator.log_tail());
+    write("another", "192.0.2.1:5432/stellar");
+    assert!(operator.ends().await, "with code 0");
+    assert!(operator.log().contains("the address of Postgres changed"), "{}", operator.log_tail());
+    assert!(!operator.log().contains("192.0.2.1"), "the URL is a secret");
 }

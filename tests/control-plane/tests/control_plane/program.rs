@@ -81,7 +81,12 @@ impl Operator {
     pub async fn terminate(self) -> bool {
         let pid = self.child.lock().unwrap().id();
         Command::new("kill").args(["-s", "TERM", &pid.to_string()]).status().unwrap();
-        eventually("the operator ends after SIGTERM", || async {
+        self.ends().await
+    }
+
+    /// Returns once it has ended by itself, and whether with code 0.
+    pub async fn ends(&self) -> bool {
+        eventually("the operator ends", || async {
             self.child.lock().unwrap().try_wait().unwrap().map(|status| status.success())
         })
         .await
