@@ -21,13 +21,6 @@ BEGIN
         EXECUTE format('CREATE ROLE %I NOLOGIN', role);
         changed := true;
     END IF;
-    IF NOT EXISTS (
-        SELECT FROM pg_auth_members m
-        WHERE m.roleid = 'stellar_tenants'::regrole AND m.member = to_regrole(role)
-    ) THEN
-        EXECUTE format('GRANT stellar_tenants TO %I', role);
-        changed := true;
-    END IF;
     -- Without these its engine cannot log in, or has none of the group's rights. Roles above this one are the linter's to tell.
     IF EXISTS (
         SELECT FROM pg_roles r
@@ -35,6 +28,12 @@ BEGIN
             AND (NOT r.rolinherit OR r.rolcreaterole OR r.rolvaliduntil < 'infinity')
     ) THEN
         EXECUTE format('ALTER ROLE %I INHERIT NOCREATEROLE VALID UNTIL %L', role, 'infinity');
+        changed := true;
+    END IF;
+    -- By its rights and not by the membership, which from Postgres 16 on may be one without them.
+    IF NOT pg_has_role(role, 'stellar_tenants', 'USAGE') THEN
+        EXECUTE format('GRANT stellar_tenants TO %I', role)
+            || CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN ' WITH INHERIT TRUE' ELSE '' END;
         changed := true;
     END IF;
     RETURN changed;

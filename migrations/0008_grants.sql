@@ -1,6 +1,6 @@
 -- Who may do what. Functions, so that what somebody takes away comes back: the operator calls them when the catalog
--- lacks a grant of theirs. One for each owner, since an object's grants are its owner's to give. They give what is written
--- here and nothing else. CONNECT on the database is its administrator's (0001_roles.sql).
+-- lacks a grant of theirs, save what it needs itself to call them. One for each owner, since an object's grants are its
+-- owner's to give. CONNECT on the database is its administrator's (0001_roles.sql).
 SET LOCAL ROLE stellar_owner;
 
 CREATE FUNCTION stellar.owner_grants() RETURNS void
@@ -9,7 +9,8 @@ AS $$
 BEGIN
     GRANT USAGE ON SCHEMA stellar
         TO stellar_maintainer, stellar_role_manager, stellar_tenants, stellar_pool, stellar_gateway, stellar_operator;
-    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA stellar TO stellar_maintainer;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON stellar.api_keys, stellar.audit, stellar.changes, stellar.gateways, stellar.memories,
+        stellar.operations, stellar.tiers, stellar.usage, stellar.users TO stellar_maintainer;
     GRANT SELECT ON stellar.tiers, stellar.usage TO stellar_tenants, stellar_pool, stellar_gateway, stellar_operator;
     GRANT SELECT ON stellar.memories, stellar.changes, stellar.operations, stellar.audit TO stellar_tenants, stellar_pool;
     -- By column: table-level UPDATE or DELETE would let one tenant lock the table against all others.

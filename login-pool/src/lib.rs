@@ -169,7 +169,8 @@ impl LoginPool {
                 // Postgres may have moved, and its new address be written.
                 Err(error) if is_unreachable(&error) && others > 0 => {
                     others -= 1;
-                    if !self.look().await {
+                    // Another one that waited may have found it before.
+                    if !self.look().await && self.known.used() == used {
                         return Err(error);
                     }
                 }

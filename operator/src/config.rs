@@ -154,8 +154,8 @@ pub struct RunArgs {
     /// Where dedicated engines send traces (OTLP over HTTP); nowhere if absent.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub engine_otlp_endpoint: Option<url::Url>,
-    /// Certificates, as PEM, of who signed that of Postgres and a pooler, for dedicated engines too; public authorities are
-    /// known without.
+    /// Certificates, as PEM and not as a path, of who signed that of Postgres and a pooler, for dedicated engines; this program's own
+    /// connections read the variable. Public authorities are known without.
     #[arg(long, env = "PGSSLROOTCERT", hide_env_values = true)]
     pub engine_ssl_root_cert: Option<String>,
     /// Base URL of the OpenAI-compatible API that dedicated engines ask for narratives; none if absent.
@@ -170,6 +170,9 @@ pub struct RunArgs {
     /// Domain of cluster-internal names.
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Send requests to a new engine only when its name resolves here: for an operator in the cluster.
+    #[arg(long)]
+    pub wait_for_dns: bool,
     /// How long both placements serve while a tenant moves, in seconds.
     #[arg(long, default_value_t = 30)]
     pub drain_seconds: u32,

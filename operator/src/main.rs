@@ -100,6 +100,8 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         outcome = &mut running => return Ok(outcome?),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // It may also find a reason itself.
+        () = stop.cancelled() => {}
     }
     tracing::info!("stopping");
     stop.cancel();

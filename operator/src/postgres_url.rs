@@ -74,10 +74,12 @@ impl PostgresUrl {
     /// Whether both lead to the same database in the same way, whoever logs in.
     pub fn is_same_place(&self, other: &Self) -> bool {
         let place = |url: &Self| {
-            let mut url = url.0.clone();
-            // These fail only where there is no host, and so no login.
-            let _ = (url.set_username(""), url.set_password(None));
-            url
+            let mut place = url.0.clone();
+            // These fail only where there is no host: there the login is among the parameters.
+            let _ = (place.set_username(""), place.set_password(None));
+            let parameters = url.0.query_pairs().filter(|(name, _)| name != "user" && name != "password");
+            place.query_pairs_mut().clear().extend_pairs(parameters);
+            place
         };
         place(self) == place(other)
     }
@@ -202,6 +204,9 @@ mod tests {
         let place = |text: &str| text.parse::<PostgresUrl>().expect("a URL");
         let began = place("postgres://stellar_operator:old@pg:5432/stellar?sslmode=require");
         assert!(place("postgres://stellar_operator:new@pg:5432/stellar?sslmode=require").is_same_place(&began));
+        let socket = place("postgres:///stellar?host=/run/pg&user=stellar_operator&password=old");
+        assert!(place("postgres:///stellar?host=/run/pg&user=stellar_operator&password=new").is_same_place(&socket));
+        assert!(!place("postgres:///stellar?host=/run/pg2&user=stellar_operator&password=old").is_same_place(&socket));
         for moved in [
             "pg2:5432/stellar?sslmode=require",
             "pg:5433/stellar?sslmode=require",

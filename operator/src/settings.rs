@@ -33,8 +33,8 @@ pub struct Settings {
     pub engine_narrate: Option<Narrate>,
     /// Domain of cluster-internal names.
     pub cluster_domain: String,
-    /// This is a pod of the cluster, where names of its Services resolve.
-    pub in_cluster: bool,
+    /// Requests go to a new engine only when its name resolves here.
+    pub wait_for_dns: bool,
     /// How long both placements serve while a tenant moves.
     pub drain: Duration,
     /// How long a replaced key still works.
@@ -86,8 +86,7 @@ impl Settings {
             }),
             engine_narrate: engine_narrate(args),
             cluster_domain: args.cluster_domain.clone(),
-            // The kubelet tells every container where the API server is.
-            in_cluster: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+            wait_for_dns: args.wait_for_dns,
             drain: Duration::from_secs(args.drain_seconds.into()),
             key_overlap: Duration::from_secs(args.key_overlap_seconds.into()),
             gateway_labels: args.gateway_selector.0.clone(),

@@ -27,7 +27,7 @@ use crate::{
     backoff::jittered,
     controller::{Context, FIELD_MANAGER, Pass},
     database::{DatabaseError, Swept, Usage},
-    lint::{self, Finding, Severity},
+    lint::{self, Finding, LintError, Severity},
     watch::{Queue, Stale},
 };
 
@@ -67,8 +67,12 @@ pub async fn sweep(
         if stale.take() {
             count(&tenants, &context);
         }
-        give_back_grants(&context, &mut hopeless).await;
-        match broom.sweep(&tenants, &context, &queue).await {
+        let swept = broom.sweep(&tenants, &context, &queue).await;
+        // Also when it was refused: for want of a grant, perhaps.
+        if !matches!(swept, Err(DatabaseError::Unavailable { .. })) {
+            give_back_grants(&context, &mut hopeless).await;
+        }
+        match swept {
             Ok(()) => {
                 if failures >= FAILURES_TO_TELL {
                     tracing::info!("Postgres answers again");
@@ -211,7 +215,7 @@ pub async fn lint(context: Arc<Context>, stop: CancellationToken) {
     tokio::select! { () = stop.cancelled() => {}, () = look => {} }
 }
 
-/// Gives back the grants that somebody took away. `hopeless`: what was still missing after that, so that it is not tried
+/// Gives back the grants that somebody took away. `hopeless`: what was missing before and after that, so that it is not tried
 /// again and again; the linter tells of it.
 async fn give_back_grants(context: &Context, hopeless: &mut BTreeSet<(String, String)>) {
     let restore = async {
@@ -220,12 +224,17 @@ async fn give_back_grants(context: &Context, hopeless: &mut BTreeSet<(String, St
             *hopeless = missing;
             return Ok(());
         }
-        context.database.give_grants().await?;
-        *hopeless = context.database.missing_grants().await?;
-        for (object, detail) in missing.difference(hopeless) {
+        let given = context.database.give_grants().await;
+        let after = context.database.missing_grants().await?;
+        for (object, detail) in missing.difference(&after) {
             tracing::warn!(object, detail, "somebody had revoked this; it is granted again");
         }
-        anyhow::Ok(())
+        // What was revoked in between was not tried.
+        *hopeless = after.intersection(&missing).cloned().collect();
+        if let Err(error) = given {
+            tracing::warn!(%error, "not every grant that is missing could be given again; the linter names them");
+        }
+        Ok::<_, LintError>(())
     };
     if let Err(error) = restore.await {
         tracing::debug!(%error, "grants are looked for later");

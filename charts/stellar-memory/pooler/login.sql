@@ -1,7 +1,7 @@
 -- What PgBouncer needs in the product's database to ask for the passwords of engines: see "Behind a pooler" in ../README.md.
 -- Once, by a superuser, for nobody else may read verifiers: psql -f login.sql 'postgres://postgres@db.example.com/stellar'
 -- Then give it the password that is in PgBouncer's userlist.txt: \password pgbouncer
-CREATE ROLE pgbouncer LOGIN CONNECTION LIMIT 20;
+CREATE ROLE pgbouncer LOGIN;
 -- The migrations take CONNECT from PUBLIC.
 GRANT CONNECT ON DATABASE :"DBNAME" TO pgbouncer;
 

@@ -72,9 +72,8 @@ pub(super) async fn serve(
     let there = row.placement == Placement::Dedicated && row.endpoint.as_deref() == Some(&*desired.endpoint);
     if row.placement == Placement::Pooled
         && rollout.is_complete()
-        && !(is_published(&name, context).await? && resolves(&desired.endpoint, context).await)
+        && let Some(message) = hidden(&name, &desired.endpoint, context).await?
     {
-        let message = "the address of its engine is not published yet; the shared engine serves meanwhile";
         report.found(ConditionType::EngineReady, false, Reason::EngineRolling, message);
         report.wait_for(Reason::Moving, message);
         return Ok(Next::After(SOON));
@@ -93,8 +92,22 @@ pub(super) async fn serve(
     Ok(if rollout.is_complete() { Next::Settled } else { Next::Watched })
 }
 
-/// Whether the engine's name leads to a pod that serves. Pods are ready before that, by much when the API server has just
+/// Why requests would not find the engine yet, if so. Pods are ready before that, by up to a minute when the API server has just
 /// come back; and DNS remembers that a name was not there for longer than a request waits.
+async fn hidden(namespace: &str, endpoint: &str, context: &Context) -> Result<Option<&'static str>, Error> {
+    if !is_published(namespace, context).await? {
+        return Ok(Some("the address of its engine is not published yet; the shared engine serves meanwhile"));
+    }
+    if context.settings.wait_for_dns && !resolves(endpoint).await {
+        return Ok(Some("the name of its engine does not resolve yet; the shared engine serves meanwhile"));
+    }
+    Ok(None)
+}
+
+async fn resolves(endpoint: &str) -> bool {
+    matches!(tokio::time::timeout(LOOKUP, tokio::net::lookup_host(endpoint)).await, Ok(Ok(_)))
+}
+
 async fn is_published(namespace: &str, context: &Context) -> Result<bool, Error> {
     let slices = Api::<EndpointSlice>::namespaced(context.client.clone(), namespace)
         .list(&ListParams::default().labels(&format!("kubernetes.io/service-name={ENGINE}")))
@@ -105,13 +118,6 @@ async fn is_published(namespace: &str, context: &Context) -> Result<bool, Error>
     let ready =
         |endpoint: &Endpoint| endpoint.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false));
     Ok(endpoints.any(ready))
-}
-
-/// Whether the cluster's DNS knows the engine's name, which it learns of after the API server has it: by a minute after an
-/// outage. Outside of the cluster nobody knows.
-async fn resolves(endpoint: &str, context: &Context) -> bool {
-    !context.settings.in_cluster
-        || matches!(tokio::time::timeout(LOOKUP, tokio::net::lookup_host(endpoint)).await, Ok(Ok(_)))
 }
 
 fn report_rollout(rollout: &Rollout, report: &mut Report) {

@@ -20,8 +20,8 @@ use super::{
     validate,
 };
 
-/// An API server that has just begun forbids what it has not read the rules for yet: it is told when so many tries in a row,
-/// some three seconds of them, came to that.
+/// An API server that has just begun forbids what it has not read the rules for yet: a refusal of this kind is told when so
+/// many tries in a row failed before, some three seconds of them.
 const FORBIDDEN_BEFORE: u32 = 3;
 
 /// Writes the status if it differs from what is there, and tells what changed.

@@ -198,13 +198,22 @@ impl Database {
         self.execute("delete the tier", query).await
     }
 
-    /// Gives every grant of the migrations again, save those on the database, which are its administrator's.
+    /// Gives every grant of the migrations again, save those on the database, which are its administrator's. What the one
+    /// owner cannot give keeps the others from nothing.
     ///
     /// # Errors
-    /// [`DatabaseError`].
+    /// The first [`DatabaseError`].
     pub async fn give_grants(&self) -> Result<(), DatabaseError> {
-        let query = "SELECT stellar.owner_grants(), stellar.maintainer_grants(), stellar.role_manager_grants()";
-        self.execute("give back what was granted", sqlx::query(query)).await
+        let mut outcome = Ok(());
+        for query in [
+            "SELECT stellar.owner_grants()",
+            "SELECT stellar.maintainer_grants()",
+            "SELECT stellar.role_manager_grants()",
+        ] {
+            let given = self.execute("give back what was granted", sqlx::query(query)).await;
+            outcome = outcome.and(given);
+        }
+        outcome
     }
 
     /// Removes what is kept for a bounded time: log entries after 30 days, audit entries after 90. Returns how many

@@ -100,7 +100,7 @@ pub(super) const RULES: &[Rule] = &[TO_PUBLIC, OWNER_ONLY, UNEXPECTED, EXECUTABL
 
 /// Of other databases' grants, and what a platform's own roles may do with the database as a whole, nothing is said.
 const FOUND: &str = concat!(
-    "SELECT object, privilege_type || ' to ' || coalesce(r.rolname, 'PUBLIC')
+    "SELECT object, privilege_type || ' to ' || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END
          || CASE WHEN is_grantable THEN ' with grant option' ELSE '' END
      FROM (
          SELECT c.oid::regclass::text AS object, c.relowner AS owner, g.*
@@ -124,11 +124,10 @@ const FOUND: &str = concat!(
          SELECT 'the database', d.datdba, g.*
          FROM pg_database d CROSS JOIN LATERAL aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) g
          WHERE d.datname = current_database()
-             AND (g.grantee = 0 OR EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.grantee AND r.rolname ~ ",
+             AND (g.grantee = 0 OR pg_get_userbyid(g.grantee) ~ ",
     product_roles!(),
-    "))
+    ")
      ) AS granted
-     LEFT JOIN pg_roles r ON r.oid = granted.grantee
      WHERE granted.grantee <> granted.owner"
 );
 

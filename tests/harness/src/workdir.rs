@@ -22,14 +22,16 @@ struct Inner {
     janitor: Mutex<Child>,
 }
 
+/// A number alone may be another process' by then: numbers are given again, so the time of its start goes with it.
 const JANITOR: &str = r#"
 cat >/dev/null
+began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20; }
 if [ -f "$1/pids" ]; then
-    while read -r signal pid; do kill -s "$signal" "$pid" 2>/dev/null; done <"$1/pids"
+    while read -r signal pid start; do [ "$(began "$pid")" != "$start" ] || kill -s "$signal" "$pid" 2>/dev/null; done <"$1/pids"
     tries=0
-    while read -r signal pid; do
-        while kill -0 "$pid" 2>/dev/null && [ "$tries" -lt 100 ]; do tries=$((tries + 1)); sleep 0.1; done
-        kill -s KILL "$pid" 2>/dev/null
+    while read -r signal pid start; do
+        while [ "$(began "$pid")" = "$start" ] && [ "$tries" -lt 100 ]; do tries=$((tries + 1)); sleep 0.1; done
+        [ "$(began "$pid")" != "$start" ] || kill -s KILL "$pid" 2>/dev/null
     done <"$1/pids"
 fi
 rm -rf "$1"
@@ -64,10 +66,14 @@ impl Workdir {
     /// Puts a process into the janitor's care, to be ended with `signal` (a name as `kill -s` takes it).
     ///
     /// # Errors
-    /// When the list in the folder cannot be written.
+    /// When the process is gone, or the list in the folder cannot be written.
     pub fn adopt(&self, child: &Child, signal: &str) -> Result<()> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).context("find the process")?;
+        // Its name, in brackets, may hold anything; see proc(5).
+        let (_, fields) = stat.rsplit_once(") ").context("read when the process began")?;
+        let start = fields.split(' ').nth(19).context("read when the process began")?;
         let mut pids = OpenOptions::new().create(true).append(true).open(self.0.path.join("pids"))?;
-        writeln!(pids, "{signal} {}", child.id()).context("note a process for the janitor")
+        writeln!(pids, "{signal} {} {start}", child.id()).context("note a process for the janitor")
     }
 }
 

@@ -59,7 +59,7 @@ fn settings() -> Settings {
         engine_traces: Some(("otel.monitoring.svc.cluster.local".to_owned(), 4318)),
         engine_narrate: None,
         cluster_domain: "cluster.local".to_owned(),
-        in_cluster: true,
+        wait_for_dns: true,
         drain: std::time::Duration::from_secs(30),
         key_overlap: std::time::Duration::ZERO,
         gateway_labels: BTreeMap::from([("app.kubernetes.io/component".to_owned(), "gateway".to_owned())]),

@@ -105,3 +105,38 @@ async fn a_dedicated_engine_refuses_other_tenants_and_requests_without_a_capabil
     assert_ne!(ask(&ada, None).await, 200);
     assert_eq!(ask(&ada, capability(&eve)).await, 421);
 }
+
+/// From Postgres 16 on a membership can be without the group's rights, whatever the role is.
+#[tokio::test]
+async fn a_tenants_role_that_lost_its_rights_or_its_login_gets_them_again() {
+    let plane = shared().await;
+    let tenant = plane.tenant("harmed", TenantSpec::default()).await.unwrap();
+    let role = format!("t_{}", tenant.id.uuid().simple());
+    let mut superuser = plane.postgres.superuser("stellar").await.unwrap();
+    let mut operator = plane.login("operator").await.unwrap();
+    let version = "SELECT current_setting('server_version_num')::integer";
+    let version: i32 = sqlx::query_scalar(version).fetch_one(&mut superuser).await.unwrap();
+    // From 16 on each grant is its grantor's.
+    let by = if version >= 160_000 { " GRANTED BY stellar_role_manager" } else { "" };
+    let mut harms = vec![
+        format!("REVOKE stellar_tenants FROM {role}{by}"),
+        format!("ALTER ROLE {role} NOINHERIT; REVOKE stellar_tenants FROM {role}{by}"),
+        format!("ALTER ROLE {role} NOINHERIT"),
+        format!("ALTER ROLE {role} VALID UNTIL '2001-01-01'"),
+    ];
+    if version >= 160_000 {
+        harms.push(format!("GRANT stellar_tenants TO {role} WITH INHERIT FALSE{by}"));
+    }
+    for harm in harms {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(harm.clone())).execute(&mut superuser).await.unwrap();
+        for changes in [true, false] {
+            let ensure = sqlx::query_scalar("SELECT stellar.role_ensure($1)").bind(tenant.id.uuid());
+            let changed: bool = ensure.fetch_one(&mut operator).await.unwrap();
+            assert_eq!(changed, changes, "{harm}");
+        }
+        let whole = "SELECT pg_has_role(rolname, 'stellar_tenants', 'USAGE') AND rolinherit
+            AND coalesce(rolvaliduntil > now(), true) FROM pg_roles WHERE rolname = $1";
+        let whole: bool = sqlx::query_scalar(whole).bind(&role).fetch_one(&mut superuser).await.unwrap();
+        assert!(whole, "{harm}");
+    }
+}

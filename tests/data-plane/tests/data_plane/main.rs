@@ -34,7 +34,7 @@ mod traces;
 mod writes;
 mod zones;
 
-use harness::{DataPlane, Tenant, TenantSpec, eventually};
+use harness::{DataPlane, Tenant, TenantSpec};
 use tokio::sync::OnceCell;
 
 /// The servers that tests share. They end with the test process.
@@ -48,10 +48,6 @@ pub async fn shared() -> &'static DataPlane {
 pub async fn tenant(name: &str) -> Tenant {
     let plane = shared().await;
     let tenant = plane.tenant(name, TenantSpec::default()).await.expect("a tenant is made");
-    let client = plane.client(&tenant);
-    eventually("the gateway knows the key", || async {
-        client.get("/stats").await.is_ok_and(|answer| answer.status == 200).then_some(())
-    })
-    .await;
+    plane.client(&tenant).opens().await;
     tenant
 }
