@@ -208,7 +208,7 @@ impl Stage {
     /// Every process that the stage has started: its id, and its name.
     pub fn processes(&self) -> Vec<(String, String)> {
         let list = fs::read_to_string(self.plane.workdir.path().join("pids")).unwrap();
-        let pids: Vec<&str> = list.lines().filter_map(|line| line.split_once(' ')).map(|(_, pid)| pid).collect();
+        let pids: Vec<&str> = list.lines().filter_map(|line| line.split(' ').nth(1)).collect();
         let running = fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let pid = entry.ok()?.file_name().into_string().ok()?;
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
