@@ -21,7 +21,7 @@ use crate::{
     stage::{SYSTEM, decode},
 };
 
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(50);
 const ASK_EVERY: Duration = Duration::from_millis(500);
 /// What a reconciliation writes first.
