@@ -154,8 +154,8 @@ pub struct RunArgs {
     /// Where dedicated engines send traces (OTLP over HTTP); nowhere if absent.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub engine_otlp_endpoint: Option<url::Url>,
-    /// Certificates, as PEM and not as a path, of who signed that of Postgres and a pooler, for dedicated engines; this program's own
-    /// connections read the variable. Public authorities are known without.
+    /// Certificates, as PEM and not as a path, of who signed that of Postgres and a pooler, for dedicated engines; this
+    /// program's own connections read the variable. Public authorities are known without.
     #[arg(long, env = "PGSSLROOTCERT", hide_env_values = true)]
     pub engine_ssl_root_cert: Option<String>,
     /// Base URL of the OpenAI-compatible API that dedicated engines ask for narratives; none if absent.

@@ -25,7 +25,6 @@ use kube::{
         reflector,
     },
 };
-use sqlx::{ConnectOptions as _, Connection as _};
 use tenancy::{MasterKey, MasterKeyError};
 use tokio::{
     sync::{Notify, watch},
@@ -162,7 +161,6 @@ async fn elect(args: RunArgs, metrics: Metrics, readiness: Readiness, stop: Canc
     }
     readiness.set(false);
     // The lease goes back last, when nothing of this replica works any more.
-    stop.cancel();
     candidacy_stop.cancel();
     while candidacy.join_next().await.is_some() {}
     tracing::info!("stopped");
@@ -266,21 +264,21 @@ async fn database_url(args: &RunArgs, stop: &CancellationToken) -> Result<Option
     }
 }
 
-/// Stops this program when Postgres is to be found elsewhere, and lets this login in there: the URLs of engines are made from
-/// the address with which it began. Whoever starts it again lets it read the new one.
+/// Stops this program when Postgres is to be found elsewhere, and lets this login in there: the URLs of engines are made
+/// from the address with which it began. Whoever starts it again lets it read the new one.
 async fn watch_address(path: PathBuf, began: PostgresUrl, stop: CancellationToken) {
     let mut said = false;
     while stop.run_until_cancelled(tokio::time::sleep(ADDRESS_EVERY)).await.is_some() {
         let written = tokio::fs::read_to_string(&path).await.ok().and_then(|text| text.parse::<PostgresUrl>().ok());
         let Some(written) = written.filter(|written| !written.is_same_place(&began)) else { continue };
         // Logins open when the schema is there: until then, and for an address that is wrong, the former one serves on.
-        let opens =
-            async { written.connect_options("stellar-operator").ok()?.connect().await.ok()?.close().await.ok() };
-        if tokio::time::timeout(ADDRESS_EVERY, opens).await.ok().flatten().is_some() {
+        let opens = async { Database::new(&written, None).ok()?.pool().acquire().await.ok() };
+        if opens.await.is_some() {
             tracing::warn!("Postgres is somewhere else; stopping, to begin again with its new address");
             stop.cancel();
         } else if !std::mem::replace(&mut said, true) {
-            tracing::warn!(path = %path.display(), "another address of Postgres is written, where this login is not let in yet");
+            let path = path.display();
+            tracing::warn!(%path, "another address of Postgres is written, where this login is not let in yet");
         }
     }
 }

@@ -2,8 +2,8 @@
 //! as they were left is queued, usage goes to the statuses that show something else, and nothing is written at rest.
 //! What this costs does not grow with the number of tenants, only the time until it has seen all of them. It need not
 //! be short: a notice from Postgres makes a change of control rows known at once, and after notices may have been lost
-//! one pass goes over all tenants without a pause. Grants of the schema that are gone are given again. Old log entries are pruned every minute, and every ten minutes the
-//! database is looked over for what weakens its isolation.
+//! one pass goes over all tenants without a pause. Grants of the schema that are gone are given again. Old log entries are
+//! pruned every minute, and every ten minutes the database is looked over for what weakens its isolation.
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -228,13 +228,18 @@ mod tests {
         assert_eq!(Filter::<tracing_subscriber::Registry>::max_level_hint(&capped(quiet)), Some(LevelFilter::WARN));
     }
 
-    #[test]
-    fn every_declared_span_is_exported_whatever_a_library_asked_before() {
+    /// What happens while spans are exported beside a log of this filter.
+    fn while_exporting(log: &str, happens: impl FnOnce()) {
         let _only = only_subscriber();
         let provider = SdkTracerProvider::default();
         let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("test")).with_filter(exported());
-        let lines = fmt::layer().with_writer(io::sink).with_filter(EnvFilter::new("info"));
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(spans).with(lines), || {
+        let lines = fmt::layer().with_writer(io::sink).with_filter(EnvFilter::new(log));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(spans).with(lines), happens);
+    }
+
+    #[test]
+    fn every_declared_span_is_exported_whatever_a_library_asked_before() {
+        while_exporting("info", || {
             let exported = |declared: bool| {
                 let span = if declared {
                     tracing::info_span!("request", otel.kind = "server")
@@ -254,11 +259,7 @@ mod tests {
 
     #[test]
     fn a_librarys_debug_span_is_not_exported_however_talkative_the_log_is() {
-        let _only = only_subscriber();
-        let provider = SdkTracerProvider::default();
-        let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("test")).with_filter(exported());
-        let lines = fmt::layer().with_writer(io::sink).with_filter(EnvFilter::new("trace"));
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(spans).with(lines), || {
+        while_exporting("trace", || {
             assert!(trace_id(&tracing::debug_span!("HTTP", otel.kind = "client")).is_none());
             assert!(trace_id(&tracing::info_span!("request", otel.kind = "server")).is_some());
         });

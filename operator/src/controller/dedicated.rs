@@ -92,8 +92,8 @@ pub(super) async fn serve(
     Ok(if rollout.is_complete() { Next::Settled } else { Next::Watched })
 }
 
-/// Why requests would not find the engine yet, if so. Pods are ready before that, by up to a minute when the API server has just
-/// come back; and DNS remembers that a name was not there for longer than a request waits.
+/// Why requests would not find the engine yet, if so. Pods are ready before that, by up to a minute when the API server
+/// has just come back; and DNS remembers that a name was not there for longer than a request waits.
 async fn hidden(namespace: &str, endpoint: &str, context: &Context) -> Result<Option<&'static str>, Error> {
     if !is_published(namespace, context).await? {
         return Ok(Some("the address of its engine is not published yet; the shared engine serves meanwhile"));

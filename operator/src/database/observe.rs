@@ -90,7 +90,8 @@ SELECT u.id, coalesce(g.memory_count, 0) AS memory_count, coalesce(g.memory_limi
         u.requests_per_minute, u.max_sockets, u.socket_messages_per_second, u.capability_generation,
         u.retired_at IS NULL, u.updated_at, g.memory_limit, r.rolcanlogin, r.rolconnlimit, r.rolinherit, r.rolvaliduntil,
         r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolcreatedb,
-        pg_has_role(r.oid, (SELECT t.oid FROM pg_catalog.pg_roles t WHERE t.rolname = 'stellar_tenants'), 'USAGE'), k.hashes)) AS fingerprint
+        pg_has_role(r.oid, (SELECT t.oid FROM pg_catalog.pg_roles t WHERE t.rolname = 'stellar_tenants'), 'USAGE'),
+        k.hashes)) AS fingerprint
 FROM (
     SELECT v.id, v.name, v.tier, v.placement, v.endpoint, v.suspended, v.max_agents, v.max_api_keys, v.requests_per_minute,
         v.max_sockets, v.socket_messages_per_second, v.capability_generation, v.retired_at, v.updated_at, v.role_name
@@ -100,7 +101,8 @@ LEFT JOIN LATERAL (
     SELECT h.memory_count, h.memory_limit FROM stellar.usage h WHERE h.user_id = u.id LIMIT 1
 ) g ON true
 LEFT JOIN LATERAL (
-    SELECT q.oid, q.rolcanlogin, q.rolconnlimit, q.rolinherit, q.rolvaliduntil, q.rolsuper, q.rolbypassrls, q.rolcreaterole, q.rolcreatedb
+    SELECT q.oid, q.rolcanlogin, q.rolconnlimit, q.rolinherit, q.rolvaliduntil, q.rolsuper, q.rolbypassrls,
+        q.rolcreaterole, q.rolcreatedb
     FROM pg_catalog.pg_roles q WHERE q.rolname = u.role_name LIMIT 1
 ) r ON true
 LEFT JOIN LATERAL (

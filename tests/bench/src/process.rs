@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use harness::stat;
 
 /// Memory of a process, in KiB.
 pub struct Memory {
@@ -51,11 +52,4 @@ fn children(parent: u32) -> Result<Vec<u32>> {
     let parent = parent.to_string();
     let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     Ok(pids.filter(|pid| stat(*pid).is_ok_and(|stat| stat.get(1) == Some(&parent))).collect())
-}
-
-/// The fields after the program's name, which may hold blanks itself: state, parent, …
-fn stat(pid: u32) -> Result<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = text.rsplit_once(") ").context("stat has a name in brackets")?;
-    Ok(fields.split_whitespace().map(str::to_owned).collect())
 }

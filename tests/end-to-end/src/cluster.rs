@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 /// The namespace of the installation.
 pub const SYSTEM: &str = "stellar-system";
 
+/// What was deleted or edited is as it was within this time.
+pub const BACK: Duration = Duration::from_secs(10);
 /// Long enough for a pod to be scheduled, started and ready on a busy machine.
 pub const POD: Duration = Duration::from_mins(3);
 

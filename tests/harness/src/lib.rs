@@ -22,4 +22,4 @@ pub use program::{Program, binary};
 pub use socket::{Heard, Socket};
 pub use unprivileged::is_root;
 pub use wait::{eventually, eventually_within};
-pub use workdir::{Workdir, free_port};
+pub use workdir::{Workdir, free_port, stat};

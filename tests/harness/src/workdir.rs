@@ -25,13 +25,13 @@ struct Inner {
 /// A number alone may be another process' by then: numbers are given again, so the time of its start goes with it.
 const JANITOR: &str = r#"
 cat >/dev/null
-began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20; }
+ours() { [ "$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null | cut -d ' ' -f 20)" = "$start" ]; }
 if [ -f "$1/pids" ]; then
-    while read -r signal pid start; do [ "$(began "$pid")" != "$start" ] || kill -s "$signal" "$pid" 2>/dev/null; done <"$1/pids"
+    while read -r signal pid start; do ours && kill -s "$signal" "$pid" 2>/dev/null; done <"$1/pids"
     tries=0
     while read -r signal pid start; do
-        while [ "$(began "$pid")" = "$start" ] && [ "$tries" -lt 100 ]; do tries=$((tries + 1)); sleep 0.1; done
-        [ "$(began "$pid")" != "$start" ] || kill -s KILL "$pid" 2>/dev/null
+        while ours && [ "$tries" -lt 100 ]; do tries=$((tries + 1)); sleep 0.1; done
+        ours && kill -s KILL "$pid" 2>/dev/null
     done <"$1/pids"
 fi
 rm -rf "$1"
@@ -68,10 +68,8 @@ impl Workdir {
     /// # Errors
     /// When the process is gone, or the list in the folder cannot be written.
     pub fn adopt(&self, child: &Child, signal: &str) -> Result<()> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).context("find the process")?;
-        // Its name, in brackets, may hold anything; see proc(5).
-        let (_, fields) = stat.rsplit_once(") ").context("read when the process began")?;
-        let start = fields.split(' ').nth(19).context("read when the process began")?;
+        let stat = stat(child.id()).context("find the process")?;
+        let start = stat.get(19).context("read when the process began")?;
         let mut pids = OpenOptions::new().create(true).append(true).open(self.0.path.join("pids"))?;
         writeln!(pids, "{signal} {} {start}", child.id()).context("note a process for the janitor")
     }
@@ -84,6 +82,16 @@ impl Drop for Inner {
         // An error here means that the janitor is gone already.
         let _ = janitor.wait();
     }
+}
+
+/// What proc(5) tells of a process after its name, which may hold blanks itself: state, parent, …
+///
+/// # Errors
+/// When the process is gone.
+pub fn stat(pid: u32) -> Result<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = text.rsplit_once(") ").context("stat has a name in brackets")?;
+    Ok(fields.split_whitespace().map(str::to_owned).collect())
 }
 
 /// A port of 127.0.0.1 that was free a moment ago.

@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use end_to_end::cluster::{POD, SYSTEM, Tenant, done, get, secret, sql};
+use end_to_end::cluster::{BACK, POD, SYSTEM, Tenant, done, get, secret, sql};
 use harness::{Client, eventually_within};
 use serde_json::{Value, json};
 
-/// What was deleted or edited is as it was within this time.
-const BACK: Duration = Duration::from_secs(10);
 /// Engines that begin anew take longer than that, and gateways learn of it after them.
 const SERVED: Duration = Duration::from_mins(1);
 

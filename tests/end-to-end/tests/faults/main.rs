@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use end_to_end::{
-    cluster::{POD, SYSTEM, Tenant, condition, done, get, kubectl, node, row, since, sql, told},
+    cluster::{BACK, POD, SYSTEM, Tenant, condition, done, get, kubectl, node, row, since, sql, told},
     load::Load,
 };
 use harness::eventually_within;
@@ -14,8 +14,6 @@ use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
 
 const MINUTE: Duration = Duration::from_mins(1);
-/// What was deleted or edited is as it was within this time.
-const BACK: Duration = Duration::from_secs(10);
 const POSTGRES: &str = "statefulset/stellar-memory-postgres";
 
 async fn alone() -> MutexGuard<'static, ()> {
