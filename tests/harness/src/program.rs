@@ -10,9 +10,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    Workdir, eventually_within, free_port,
+    Workdir, free_port,
     unprivileged::{give_to_nobody, unprivileged},
 };
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running `gateway` or `engine`, with its health port. Killed when dropped.
 pub struct Program {
@@ -132,11 +134,13 @@ impl Program {
     /// When it does not within 30 s.
     pub async fn ready(&self) {
         let url = format!("http://127.0.0.1:{}/readyz", self.health_port);
-        let what = format!("{} is ready; its log ends:\n{}", self.name, self.log_tail());
-        eventually_within(Duration::from_secs(30), &what, || async {
-            reqwest::get(&url).await.ok().filter(|answer| answer.status().is_success()).map(drop)
-        })
-        .await;
+        let answers = async {
+            while !reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success()) {
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+        };
+        let ready = tokio::time::timeout(PATIENCE, answers).await;
+        assert!(ready.is_ok(), "{} is not ready within {PATIENCE:?}; its log ends:\n{}", self.name, self.log_tail());
     }
 
     /// The process's id.

@@ -3,11 +3,15 @@
 use std::{
     fs::{self, OpenOptions},
     io::Write as _,
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
+    ops::Range,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use anyhow::{Context, Result};
@@ -94,10 +98,21 @@ pub fn stat(pid: u32) -> Result<Vec<String>> {
     Ok(fields.split_whitespace().map(str::to_owned).collect())
 }
 
-/// A port of 127.0.0.1 that was free a moment ago.
+/// Below the ports that Linux gives to outgoing connections (32768 and up) and those of Kubernetes (30000 and up): a
+/// port of theirs could be taken between the moment it is found and the moment a program listens.
+const PORTS: Range<u32> = 10_000..30_000;
+
+/// A port of 127.0.0.1 on which nobody listens, and which this process is not told again for a long time.
 ///
 /// # Errors
 /// When the machine has none left.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0").context("find a free port")?.local_addr()?.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Two processes that look at one time begin far from each other.
+    let first = std::process::id().wrapping_mul(7919);
+    PORTS
+        .map(|_| first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start) + PORTS.start)
+        .filter_map(|port| u16::try_from(port).ok())
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .context("find a free port")
 }
