@@ -1,6 +1,7 @@
 //! A program of the product, run as a process.
 
 use std::{
+    fmt::from_fn,
     fs::File,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -10,11 +11,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    Workdir, free_port,
+    Workdir, eventually_within, free_port,
     unprivileged::{give_to_nobody, unprivileged},
 };
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running `gateway` or `engine`, with its health port. Killed when dropped.
 pub struct Program {
@@ -134,13 +133,11 @@ impl Program {
     /// When it does not within 30 s.
     pub async fn ready(&self) {
         let url = format!("http://127.0.0.1:{}/readyz", self.health_port);
-        let answers = async {
-            while !reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success()) {
-                tokio::time::sleep(Duration::from_millis(25)).await;
-            }
-        };
-        let ready = tokio::time::timeout(PATIENCE, answers).await;
-        assert!(ready.is_ok(), "{} is not ready within {PATIENCE:?}; its log ends:\n{}", self.name, self.log_tail());
+        let what = from_fn(|f| write!(f, "{} is ready; its log ends:\n{}", self.name, self.log_tail()));
+        eventually_within(Duration::from_secs(30), what, || async {
+            reqwest::get(&url).await.ok().filter(|answer| answer.status().is_success()).map(drop)
+        })
+        .await;
     }
 
     /// The process's id.

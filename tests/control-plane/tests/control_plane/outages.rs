@@ -17,14 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(90);
 async fn postgres_away_is_told_in_the_conditions_and_heals_by_itself() {
     let mut stage = stage().await;
     let api = Api::admin().await;
-    let _operator = Operator::start(&stage.start());
+    let operator = Operator::start(&stage.start());
     let path = format!("{TENANTS}/patient");
     let (api, path) = (&api, &path);
     api.tenant("patient", &json!({ "tier": "free", "deletionPolicy": "Delete" })).await;
     let ready = || async { api.get(path).await.filter(settled).map(drop) };
-    eventually_within(PATIENCE, "Ready", ready).await;
+    eventually_within(PATIENCE, operator.brings("Ready"), ready).await;
     stage.postgres.stop().unwrap();
-    eventually_within(PATIENCE, "the conditions tell of Postgres", || async {
+    eventually_within(PATIENCE, operator.brings("the conditions tell of Postgres"), || async {
         let tenant = api.get(path).await?;
         let told = condition(&tenant, "DatabaseReady", "status") == Some("False")
             && condition(&tenant, "Ready", "reason") == Some("PostgresUnavailable")
@@ -34,9 +34,9 @@ async fn postgres_away_is_told_in_the_conditions_and_heals_by_itself() {
     })
     .await;
     stage.postgres.start_again().await.unwrap();
-    eventually_within(PATIENCE, "Ready again", ready).await;
+    eventually_within(PATIENCE, operator.brings("Ready again"), ready).await;
     api.delete(path).await;
-    eventually_within(PATIENCE, "gone", || async { api.get(path).await.is_none().then_some(()) }).await;
+    eventually_within(PATIENCE, operator.brings("gone"), || async { api.get(path).await.is_none().then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,11 +49,11 @@ async fn the_api_server_away_heals_by_itself_with_what_was_asked_for_meanwhile()
     let before = Api::admin().await;
     let path = format!("{TENANTS}/survivor");
     before.tenant("survivor", &json!({ "tier": "free", "deletionPolicy": "Delete" })).await;
-    eventually_within(PATIENCE, "Ready", || async { before.get(&path).await.filter(settled).map(drop) }).await;
+    eventually_within(PATIENCE, operator.brings("Ready"), || async { before.get(&path).await.filter(settled).map(drop) }).await;
     tell("stop");
     // The lease is lost after 15 s without an answer: the operator ends its work, not itself.
     let log = || operator.log_tail();
-    eventually_within(PATIENCE, "the operator has noticed", || async {
+    eventually_within(PATIENCE, operator.brings("the operator has noticed"), || async {
         let log = log();
         (log.contains("interrupted") || log.contains("lease is lost")).then_some(())
     })
@@ -65,11 +65,11 @@ async fn the_api_server_away_heals_by_itself_with_what_was_asked_for_meanwhile()
     })
     .await;
     api.patch(&path, &json!({ "spec": { "suspended": true } })).await.unwrap();
-    eventually_within(PATIENCE, "suspended, by the same operator", || async {
+    eventually_within(PATIENCE, operator.brings("suspended, by the same operator"), || async {
         api.get(&path).await.filter(|tenant| settled(tenant) && tenant["status"]["phase"] == "Suspended").map(drop)
     })
     .await;
     assert!(!operator.has_ended(), "it lived through it: {}", operator.log_tail());
     api.delete(&path).await;
-    eventually_within(PATIENCE, "gone", || async { api.get(&path).await.is_none().then_some(()) }).await;
+    eventually_within(PATIENCE, operator.brings("gone"), || async { api.get(&path).await.is_none().then_some(()) }).await;
 }

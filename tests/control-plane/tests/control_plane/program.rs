@@ -1,6 +1,7 @@
 //! `operator run` as a process outside the cluster.
 
 use std::{
+    fmt::{Display, from_fn},
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -47,8 +48,8 @@ impl Trigger {
 impl Operator {
     pub fn start(with: &Start) -> Self {
         let health = free_port().unwrap();
-        let log = with.workdir.path().join("operator.log");
-        let file = File::options().create(true).append(true).open(&log).unwrap();
+        let log = with.workdir.path().join(format!("operator-{health}.log"));
+        let file = File::create(&log).unwrap();
         let text = |path: &Path| path.display().to_string();
         let child = Command::new(binary("operator").unwrap())
             .env_remove("RUST_LOG")
@@ -100,6 +101,11 @@ impl Operator {
     /// Its metrics page, once it answers.
     pub async fn metrics(&self) -> Option<String> {
         reqwest::get(format!("http://127.0.0.1:{}/metrics", self.health)).await.ok()?.text().await.ok()
+    }
+
+    /// What is waited for, with the end of its log when it does not come.
+    pub fn brings(&self, what: &str) -> impl Display {
+        from_fn(move |f| write!(f, "{what}; the operator's log ends:\n{}", self.log_tail()))
     }
 
     /// The end of its log, for a message.
