@@ -151,9 +151,9 @@ pub struct RunArgs {
     /// Log filter of dedicated engines; the operator's own if absent.
     #[arg(long, env = "RUST_LOG")]
     pub engine_log_filter: Option<String>,
-    /// Where dedicated engines send traces (OTLP over HTTP); nowhere if absent.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
-    pub engine_otlp_endpoint: Option<url::Url>,
+    /// Where dedicated engines send traces (OTLP over HTTP); nowhere if absent or empty.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = parse_endpoint)]
+    pub engine_otlp_endpoint: Option<Endpoint>,
     /// Certificates, as PEM and not as a path, of who signed that of Postgres and a pooler, for dedicated engines; this
     /// program's own connections read the variable. Public authorities are known without.
     #[arg(long, env = "PGSSLROOTCERT", hide_env_values = true)]
@@ -200,6 +200,18 @@ pub struct RunArgs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labels(pub std::collections::BTreeMap<String, String>);
 
+/// A URL, or none: an empty variable of OpenTelemetry counts as absent, as its specification has it.
+#[derive(Debug, Clone)]
+pub struct Endpoint(pub Option<url::Url>);
+
+fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(Endpoint(None));
+    }
+    text.parse().map(|url| Endpoint(Some(url))).map_err(|error| format!("no URL: {error}"))
+}
+
 fn parse_address(text: &str) -> Result<Address, String> {
     text.parse().map_err(|_| "expected host or host:port".to_owned())
 }
@@ -221,6 +233,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_empty_endpoint_is_none() {
+        for (text, read) in [("", Ok(None)), (" ", Ok(None)), ("http://otel:4318", Ok(Some(4318))), ("otel", Err(()))] {
+            let port = parse_endpoint(text).map(|endpoint| endpoint.0.and_then(|url| url.port()));
+            assert_eq!(port.map_err(drop), read, "{text:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What holds for every Tenant: images, names, addresses and times, from the command line.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, env, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 
@@ -80,8 +80,8 @@ impl Settings {
             },
             database,
             engine_connections: args.engine_connections,
-            engine_environment: engine_environment(args),
-            engine_traces: args.engine_otlp_endpoint.as_ref().and_then(|endpoint| {
+            engine_environment: engine_environment(args, |name| env::var(name).ok()),
+            engine_traces: traces_endpoint(args).and_then(|endpoint| {
                 Some((endpoint.host_str()?.to_owned(), endpoint.port_or_known_default().unwrap_or(4318)))
             }),
             engine_narrate: engine_narrate(args),
@@ -101,15 +101,33 @@ impl Settings {
     }
 }
 
-fn engine_environment(args: &RunArgs) -> Vec<(&'static str, String)> {
+/// What dedicated engines get of OpenTelemetry's further variables, where the operator has them. Not the headers: a token
+/// in them would be shown by every Deployment.
+const HANDED_ON: [&str; 8] = [
+    "OTEL_SDK_DISABLED",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+];
+
+fn traces_endpoint(args: &RunArgs) -> Option<&url::Url> {
+    args.engine_otlp_endpoint.as_ref().and_then(|endpoint| endpoint.0.as_ref())
+}
+
+fn engine_environment(args: &RunArgs, own: impl Fn(&str) -> Option<String>) -> Vec<(&'static str, String)> {
     let format = args.log_format.to_possible_value().map(|value| ("LOG_FORMAT", value.get_name().to_owned()));
     let filter = args.engine_log_filter.clone().map(|filter| ("RUST_LOG", filter));
-    let traces =
-        args.engine_otlp_endpoint.as_ref().map(|endpoint| ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.to_string()));
+    let traces = traces_endpoint(args).map(|endpoint| ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.to_string()));
+    let further = HANDED_ON.into_iter().filter(|_| traces.is_some());
+    let further: Vec<_> = further.filter_map(|name| own(name).map(|value| (name, value))).collect();
     // A path (the driver takes one too) leads nowhere in an engine's pod.
     let authority = args.engine_ssl_root_cert.clone().filter(|text| text.trim_start().starts_with("-----BEGIN"));
     let authority = authority.map(|pem| ("PGSSLROOTCERT", pem));
-    format.into_iter().chain(filter).chain(traces).chain(authority).collect()
+    format.into_iter().chain(filter).chain(traces).chain(further).chain(authority).collect()
 }
 
 fn engine_narrate(args: &RunArgs) -> Option<Narrate> {
@@ -128,7 +146,26 @@ fn qualify(host: String, namespace: &str, domain: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::config::{Cli, Command};
+
+    #[test]
+    fn engines_get_what_says_how_to_trace_and_no_headers() {
+        let own = |name: &str| name.starts_with("OTEL_").then(|| name.to_lowercase());
+        let names = |endpoint: &str| -> Vec<&str> {
+            let line = ["operator", "run", "--engine-otlp-endpoint", endpoint, "--engine-image", "engine:test"];
+            let files = ["--database-url-file", "url", "--master-key-file", "key", "--namespace", "stellar-system"];
+            let Command::Run(args) = Cli::parse_from(line.into_iter().chain(files)).command else { panic!("run") };
+            let environment = engine_environment(&args, own);
+            environment.into_iter().map(|(name, _)| name).filter(|name| name.starts_with("OTEL_")).collect()
+        };
+        assert_eq!(names(""), Vec::<&str>::new());
+        let given = names("http://otel:4318");
+        assert!(given.contains(&"OTEL_EXPORTER_OTLP_ENDPOINT") && given.contains(&"OTEL_TRACES_SAMPLER"), "{given:?}");
+        assert!(!given.iter().any(|name| name.contains("HEADERS")), "{given:?}");
+    }
 
     #[test]
     fn bare_names_are_qualified_and_others_are_not() {
