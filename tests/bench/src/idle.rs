@@ -39,6 +39,12 @@ impl Cost {
 
 pub async fn measure() -> Result<()> {
     let plane = DataPlane::start().await?;
+    let mut superuser = plane.postgres.superuser("stellar").await?;
+    // It would look after the catalogs of a server that was just made, while one number of tenants is measured or the other.
+    for once in ["ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()"] {
+        sqlx::raw_sql(once).execute(&mut superuser).await?;
+    }
+    superuser.close().await?;
     let mut costs = Vec::new();
     for (from, to) in [(1, FEW), (FEW + 1, MANY)] {
         add(&plane, from, to).await?;
