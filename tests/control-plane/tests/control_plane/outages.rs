@@ -36,7 +36,8 @@ async fn postgres_away_is_told_in_the_conditions_and_heals_by_itself() {
     stage.postgres.start_again().await.unwrap();
     eventually_within(PATIENCE, operator.brings("Ready again"), ready).await;
     api.delete(path).await;
-    eventually_within(PATIENCE, operator.brings("gone"), || async { api.get(path).await.is_none().then_some(()) }).await;
+    eventually_within(PATIENCE, operator.brings("gone"), || async { api.get(path).await.is_none().then_some(()) })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +50,10 @@ async fn the_api_server_away_heals_by_itself_with_what_was_asked_for_meanwhile()
     let before = Api::admin().await;
     let path = format!("{TENANTS}/survivor");
     before.tenant("survivor", &json!({ "tier": "free", "deletionPolicy": "Delete" })).await;
-    eventually_within(PATIENCE, operator.brings("Ready"), || async { before.get(&path).await.filter(settled).map(drop) }).await;
+    eventually_within(PATIENCE, operator.brings("Ready"), || async {
+        before.get(&path).await.filter(settled).map(drop)
+    })
+    .await;
     tell("stop");
     // The lease is lost after 15 s without an answer: the operator ends its work, not itself.
     let log = || operator.log_tail();
@@ -71,5 +75,6 @@ async fn the_api_server_away_heals_by_itself_with_what_was_asked_for_meanwhile()
     .await;
     assert!(!operator.has_ended(), "it lived through it: {}", operator.log_tail());
     api.delete(&path).await;
-    eventually_within(PATIENCE, operator.brings("gone"), || async { api.get(&path).await.is_none().then_some(()) }).await;
+    eventually_within(PATIENCE, operator.brings("gone"), || async { api.get(&path).await.is_none().then_some(()) })
+        .await;
 }
