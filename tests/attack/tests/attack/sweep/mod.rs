@@ -143,6 +143,15 @@ impl Ground {
         ground::run(session, if matches!(outcome, Outcome::Rows(_)) { "COMMIT" } else { "ROLLBACK" }).await;
     }
 
+    /// What a member may set for the group of all tenants reaches nobody.
+    async fn no_session_takes_on_settings_of_the_group(&self) {
+        administer(&self.plane, "ALTER ROLE stellar_tenants SET statement_timeout = 1").await;
+        let mut session = ground::session(&self.plane, Login::Own, self.attacker(Login::Own)).await;
+        let timeout: String = sqlx::query_scalar("SHOW statement_timeout").fetch_one(&mut session).await.unwrap();
+        assert_eq!(timeout, "0", "a session takes on a setting of the group");
+        administer(&self.plane, "ALTER ROLE stellar_tenants RESET ALL").await;
+    }
+
     /// All rows but those that the attackers may write, everybody's rights, and the schema: as one text a part.
     async fn fingerprint(&self) -> Vec<(String, String)> {
         let mut superuser = self.plane.postgres.superuser("stellar").await.unwrap();
@@ -182,7 +191,13 @@ impl Ground {
             ("triggers", "SELECT t::text AS line FROM pg_trigger t"),
             ("roles", "SELECT r::text AS line FROM pg_authid r"),
             ("memberships", "SELECT m::text AS line FROM pg_auth_members m"),
-            ("settings", "SELECT s::text AS line FROM pg_db_role_setting s"),
+            // A session takes on the settings of the role that logs in, and of no other. Those of the group of all tenants
+            // are open to its members, and mean nothing.
+            (
+                "settings",
+                "SELECT s::text AS line FROM pg_db_role_setting s
+                 WHERE s.setrole NOT IN (SELECT r.oid FROM pg_roles r WHERE r.rolname = 'stellar_tenants' AND NOT r.rolcanlogin)",
+            ),
             ("databases", "SELECT (d.datname, d.datacl, d.datdba)::text AS line FROM pg_database d"),
             ("schemas", "SELECT n::text AS line FROM pg_namespace n"),
             ("default rights", "SELECT d::text AS line FROM pg_default_acl d"),
@@ -325,6 +340,7 @@ async fn nothing_of_another_tenant_shows_changes_or_stops() {
         assert!(found.accepted > each / 20, "only {} of {} were accepted", found.accepted, found.tried);
     }
     assert_eq!(ground.fingerprint().await, before, "nothing changed but rows of the attackers' own");
+    ground.no_session_takes_on_settings_of_the_group().await;
     println!(
         "{} statements, each tried {} times in all; {} accepted",
         tries.len(),
