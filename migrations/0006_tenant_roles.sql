@@ -32,8 +32,9 @@ BEGIN
     END IF;
     -- By its rights and not by the membership, which from Postgres 16 on may be one without them.
     IF NOT pg_has_role(role, 'stellar_tenants', 'USAGE') THEN
-        EXECUTE format('GRANT stellar_tenants TO %I', role)
-            || CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN ' WITH INHERIT TRUE' ELSE '' END;
+        -- The group's rights, and not to become the group: what it may set and own would be each tenant's to change.
+        EXECUTE format('GRANT stellar_tenants TO %I', role) || CASE
+            WHEN current_setting('server_version_num')::integer >= 160000 THEN ' WITH INHERIT TRUE, SET FALSE' ELSE '' END;
         changed := true;
     END IF;
     RETURN changed;

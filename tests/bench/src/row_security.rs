@@ -1,15 +1,23 @@
-//! What isolation costs where it is enforced: the same statements through the policies as the pool and past them as the
-//! superuser, in turn, among half a million rows of many tenants. Statements are unnamed, as the engine's are.
+//! What isolation costs, among half a million rows of many tenants: the lists and stores of agents with row-level security
+//! and without, and where it is enforced the same statements through the policies as the pool and past them as the
+//! superuser, in turn. Statements are unnamed, as the engine's are.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use harness::{DataPlane, Tenant, TenantSpec};
+use harness::{Client, DataPlane, Tenant, TenantSpec};
 use sqlx::{PgConnection, Row as _};
 
-use crate::table::{figure, median, ratio};
+use crate::{
+    requests::known,
+    table::{figure, median, ratio, timed},
+};
 
 const ROUNDS: usize = 15;
+/// Requests of agents at a time, and of each of these in a round. Many short rounds: the machine's drift meets both sides.
+const AGENTS: usize = 4;
+const REQUESTS_A_ROUND: usize = 25;
+const ROUNDS_OF_AGENTS: usize = 100;
 const ROWS: i64 = 500_000;
 
 struct Statement {
@@ -62,6 +70,7 @@ pub async fn measure() -> Result<()> {
     let tenant = plane.tenant("bench", TenantSpec { max_memories: -1, ..TenantSpec::default() }).await?;
     let mut superuser = plane.postgres.superuser("stellar").await?;
     fill(&mut superuser, &tenant).await?;
+    agents(&plane.client(&tenant), &mut superuser).await?;
     let mut pool = plane.login("pool").await?;
     sqlx::raw_sql("BEGIN").execute(&mut superuser).await?;
     sqlx::raw_sql(SETTINGS).execute(&mut superuser).await?;
@@ -130,6 +139,64 @@ async fn fill(superuser: &mut PgConnection, tenant: &Tenant) -> Result<()> {
     ensure!(rows == ROWS, "{rows} memories are there");
     sqlx::raw_sql("VACUUM (ANALYZE) stellar.memories, stellar.users, stellar.usage").execute(superuser).await?;
     Ok(())
+}
+
+/// Lists and stores through gateway and engine: requests a second with row-level security to those without.
+async fn agents(client: &Client, superuser: &mut PgConnection) -> Result<()> {
+    known(client).await;
+    let mut speeds = (Vec::new(), Vec::new());
+    for round in 0..=ROUNDS_OF_AGENTS {
+        let mut took = [(0.0, 0.0); 2];
+        // In turn, and each first as often as the other.
+        for secured in [round % 2 == 0, round % 2 != 0] {
+            row_security(superuser, secured).await?;
+            took[usize::from(secured)] = (lists(client).await?, stores(client).await?);
+        }
+        row_security(superuser, true).await?;
+        // The first round fills caches.
+        if round > 0 {
+            speeds.0.push(took[0].0 / took[1].0);
+            speeds.1.push(took[0].1 / took[1].1);
+        }
+    }
+    ratio("lists of agents (50) with row-level security to without (aim 0.95)", median(&speeds.0));
+    ratio("stores of agents with row-level security to without (aim 0.95)", median(&speeds.1));
+    Ok(())
+}
+
+/// Policies on or off for all tables that tenants reach.
+async fn row_security(superuser: &mut PgConnection, on: bool) -> Result<()> {
+    let verb = if on { "ENABLE" } else { "DISABLE" };
+    let tables = ["usage", "memories", "changes", "operations", "audit"];
+    let sql = tables.map(|table| format!("ALTER TABLE stellar.{table} {verb} ROW LEVEL SECURITY;")).concat();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(superuser).await?;
+    Ok(())
+}
+
+/// Seconds of a round of lists.
+async fn lists(client: &Client) -> Result<f64> {
+    at_once(|| async {
+        let answer = client.get("/memories?limit=50").await?;
+        ensure!(answer.status == 200, "{}", answer.text);
+        Ok(())
+    })
+    .await
+}
+
+/// Seconds of a round of stores.
+async fn stores(client: &Client) -> Result<f64> {
+    at_once(|| async {
+        let answer = client.store("A memory as long as they often are: one of an agent").await?;
+        ensure!(answer.status == 201, "{}", answer.text);
+        Ok(())
+    })
+    .await
+}
+
+async fn at_once<F: Future<Output = Result<()>>>(request: impl Fn() -> F) -> Result<f64> {
+    let start = Instant::now();
+    futures::future::try_join_all((0..AGENTS).map(|_| timed(REQUESTS_A_ROUND, &request))).await?;
+    Ok(start.elapsed().as_secs_f64())
 }
 
 async fn enter(plane: &DataPlane, pool: &mut PgConnection, tenant: &Tenant) -> Result<()> {

@@ -106,7 +106,8 @@ async fn a_dedicated_engine_refuses_other_tenants_and_requests_without_a_capabil
     assert_eq!(ask(&ada, capability(&eve)).await, 421);
 }
 
-/// From Postgres 16 on a membership can be without the group's rights, whatever the role is.
+/// From Postgres 16 on a membership can be without the group's rights, whatever the role is, and must be without taking on
+/// the group.
 #[tokio::test]
 async fn a_tenants_role_that_lost_its_rights_or_its_login_gets_them_again() {
     let plane = shared().await;
@@ -138,5 +139,10 @@ async fn a_tenants_role_that_lost_its_rights_or_its_login_gets_them_again() {
             AND coalesce(rolvaliduntil > now(), true) FROM pg_roles WHERE rolname = $1";
         let whole: bool = sqlx::query_scalar(whole).bind(&role).fetch_one(&mut superuser).await.unwrap();
         assert!(whole, "{harm}");
+        if version >= 160_000 {
+            let becomes = sqlx::query_scalar("SELECT pg_has_role($1, 'stellar_tenants', 'SET')").bind(&role);
+            let becomes: bool = becomes.fetch_one(&mut superuser).await.unwrap();
+            assert!(!becomes, "after {harm} the tenant can take on the group");
+        }
     }
 }

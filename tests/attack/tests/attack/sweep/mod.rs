@@ -192,11 +192,12 @@ impl Ground {
             ("roles", "SELECT r::text AS line FROM pg_authid r"),
             ("memberships", "SELECT m::text AS line FROM pg_auth_members m"),
             // A session takes on the settings of the role that logs in, and of no other. Those of the group of all tenants
-            // are open to its members, and mean nothing.
+            // are open to its members before Postgres 16, and mean nothing.
             (
                 "settings",
                 "SELECT s::text AS line FROM pg_db_role_setting s
-                 WHERE s.setrole NOT IN (SELECT r.oid FROM pg_roles r WHERE r.rolname = 'stellar_tenants' AND NOT r.rolcanlogin)",
+                 WHERE s.setrole NOT IN (SELECT r.oid FROM pg_roles r WHERE r.rolname = 'stellar_tenants' AND NOT r.rolcanlogin
+                     AND current_setting('server_version_num')::integer < 160000)",
             ),
             ("databases", "SELECT (d.datname, d.datacl, d.datdba)::text AS line FROM pg_database d"),
             ("schemas", "SELECT n::text AS line FROM pg_namespace n"),
