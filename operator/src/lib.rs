@@ -18,3 +18,6 @@ mod settings;
 mod sweep;
 mod tiers;
 mod watch;
+
+pub use database::{Database, DatabaseError};
+pub use sweep::ask_at_rest;

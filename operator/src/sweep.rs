@@ -7,8 +7,9 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    convert::Infallible,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crds::Tenant;
@@ -26,7 +27,7 @@ use uuid::Uuid;
 use crate::{
     backoff::jittered,
     controller::{Context, FIELD_MANAGER, Pass},
-    database::{DatabaseError, Swept, Usage},
+    database::{Database, DatabaseError, Swept, Usage},
     lint::{self, Finding, LintError, Severity},
     watch::{Queue, Stale},
 };
@@ -114,31 +115,17 @@ impl Broom {
         (self.pass, self.hurries) = (Pass::ALL, true);
     }
 
-    /// Looks at the next tenants.
+    /// Looks at the next tenants, or at all that are left.
     async fn sweep(&mut self, tenants: &Store<Tenant>, context: &Context, queue: &Queue) -> Result<(), DatabaseError> {
         self.round = self.round.wrapping_add(1);
-        let shows_usage = self.round.is_multiple_of(SWEEPS_A_USAGE);
         loop {
-            let rows = context.database.sweep(self.pass, A_TIME as i64).await?;
-            let mut seen = self.pass;
-            if let Some(last) = rows.last().filter(|_| rows.len() == A_TIME) {
-                seen.to = last.id;
-            }
+            let Look { seen, rows, changed } = self.look(&context.database).await?;
             compare(seen, &rows, context, queue);
-            self.pass = seen.next();
-            if seen == Pass::ALL {
-                if shows_usage {
-                    show_usage(rows.iter().map(|row| (row.id, row.usage)), tenants, context).await;
-                }
-            } else {
-                // It takes long until all have been seen. What changed is shown as soon as where they are few, and what was
-                // missed then (a Tenant that was being reconciled) now.
+            // It takes long until many have been seen. What changed is shown as soon as where they are few, and what was missed
+            // then (a Tenant that was being reconciled) now.
+            if seen != Pass::ALL || self.shows_usage() {
                 show_usage(rows.iter().map(|row| (row.id, row.usage)), tenants, context).await;
-                if shows_usage {
-                    let (mark, changed) = context.database.usage_since(self.mark.as_deref()).await?;
-                    self.mark = Some(mark);
-                    show_usage(changed.into_iter(), tenants, context).await;
-                }
+                show_usage(changed.into_iter(), tenants, context).await;
             }
             if self.pass == Pass::ALL {
                 self.hurries = false;
@@ -147,6 +134,57 @@ impl Broom {
                 return Ok(());
             }
         }
+    }
+
+    fn shows_usage(&self) -> bool {
+        self.round.is_multiple_of(SWEEPS_A_USAGE)
+    }
+
+    /// Asks Postgres about the next tenants.
+    async fn look(&mut self, database: &Database) -> Result<Look, DatabaseError> {
+        let rows = database.sweep(self.pass, A_TIME as i64).await?;
+        let mut seen = self.pass;
+        if let Some(last) = rows.last().filter(|_| rows.len() == A_TIME) {
+            seen.to = last.id;
+        }
+        let mut changed = Vec::new();
+        if seen != Pass::ALL && self.shows_usage() {
+            let mark;
+            (mark, changed) = database.usage_since(self.mark.as_deref()).await?;
+            self.mark = Some(mark);
+        }
+        self.pass = seen.next();
+        Ok(Look { seen, rows, changed })
+    }
+}
+
+/// What Postgres has of some tenants.
+struct Look {
+    seen: Pass,
+    rows: Vec<Swept>,
+    /// Usage that changed, whosever it is.
+    changed: Vec<(Uuid, Usage)>,
+}
+
+/// Asks of Postgres what is asked while nothing changes, until that fails, and without Kubernetes: for measuring. The linter,
+/// which looks every ten minutes, is apart.
+///
+/// # Errors
+/// [`DatabaseError`].
+pub async fn ask_at_rest(database: &Database) -> Result<Infallible, DatabaseError> {
+    let mut broom = Broom::default();
+    let mut next_prune = Instant::now();
+    loop {
+        broom.round = broom.round.wrapping_add(1);
+        broom.look(database).await?;
+        if let Err(error) = database.missing_grants().await {
+            tracing::debug!(%error, "grants are looked for later");
+        }
+        if next_prune <= Instant::now() {
+            database.prune(PRUNE_BATCH).await?;
+            next_prune = Instant::now() + PRUNE_EVERY;
+        }
+        tokio::time::sleep(EVERY).await;
     }
 }
 

@@ -78,7 +78,7 @@ impl Access {
     fn begin(self) -> &'static str {
         match self {
             Self::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-            Self::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
+            Self::Write => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
         }
     }
 }

@@ -31,6 +31,29 @@ pub(super) const CHECKS: &[Check] = &[
         ),
     },
     Check {
+        rule: Rule::warning(
+            "login-attribute",
+            "it logs in with {detail}, before which no policy and no grant holds: ALTER ROLE {object} with NO before \
+             each, unless it is an administrator's",
+        ),
+        // The role that initdb made, the owner of the database and who ran the migrations are administrators. From Postgres 16
+        // on CREATEROLE gives power over roles of one's own alone.
+        sql: concat!(
+            "SELECT quote_ident(r.rolname), found.attributes
+             FROM pg_roles r CROSS JOIN LATERAL (SELECT concat_ws(', ',
+                 CASE WHEN r.rolsuper THEN 'SUPERUSER' END,
+                 CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END,
+                 CASE WHEN r.rolcreaterole AND current_setting('server_version_num')::integer < 160000 THEN 'CREATEROLE' END
+             ) AS attributes) AS found
+             WHERE r.rolcanlogin AND found.attributes <> '' AND r.oid <> 10
+                 AND r.oid <> (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database())
+                 AND r.oid IS DISTINCT FROM (SELECT c.relowner FROM pg_class c
+                     WHERE c.relname = '_sqlx_migrations' AND c.relnamespace = to_regnamespace('public'))
+                 AND r.rolname !~ ",
+            product_roles!()
+        ),
+    },
+    Check {
         rule: Rule::error(
             "membership-unexpected",
             "{detail}, which no migration grants and which hands over all rights of that role: REVOKE the one \

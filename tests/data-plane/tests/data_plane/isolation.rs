@@ -401,3 +401,35 @@ async fn a_claim_that_is_written_otherwise_names_nobody_and_fails_nothing() {
         assert_eq!(named(&id, other).await, None, "{other:?}");
     }
 }
+
+/// What ARCHITECTURE.md says that nobody has rights on: Postgres takes the lock of CREATE RULE before it looks whose the table
+/// is. Two sessions with SQL of their own can keep others waiting by it, and no longer than they keep a transaction open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_taken_before_rights_are_looked_at_makes_others_wait_and_loses_nothing() {
+    let ground = Ground::prepare().await;
+    let client = ground.plane.client(&ground.victim);
+    let before = client.get("/memories").await.unwrap().body["total"].as_i64().unwrap();
+    let mut reader = ground.session(false).await;
+    sqlx::raw_sql("BEGIN; SELECT FROM stellar.memories").execute(&mut reader).await.unwrap();
+    let mut other = ground.session(false).await;
+    let waits = tokio::spawn(async move {
+        sqlx::raw_sql("CREATE RULE mine AS ON INSERT TO stellar.memories DO INSTEAD NOTHING").execute(&mut other).await
+    });
+    harness::eventually("the rule waits for its lock", || async {
+        let mut superuser = ground.plane.postgres.superuser("stellar").await.unwrap();
+        let waiting =
+            "SELECT count(*) FROM pg_locks l WHERE l.relation = 'stellar.memories'::regclass AND NOT l.granted";
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut superuser).await.unwrap();
+        (waiting > 0).then_some(())
+    })
+    .await;
+    let refused = client.store("from behind the lock").await.unwrap();
+    assert_eq!((refused.status, refused.problem()), (503, Some("unavailable")), "{}", refused.text);
+    assert!(refused.header("retry-after").is_some(), "{:?}", refused.headers);
+    sqlx::raw_sql("ROLLBACK").execute(&mut reader).await.unwrap();
+    let denied = waits.await.unwrap().unwrap_err();
+    let code = denied.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+    assert_eq!(code.as_deref(), Some("42501"), "{denied}");
+    assert_eq!(client.store("after the lock").await.unwrap().status, 201);
+    assert_eq!(client.get("/memories").await.unwrap().body["total"], before + 1, "what was refused is not there");
+}

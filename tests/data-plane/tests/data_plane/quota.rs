@@ -99,6 +99,8 @@ async fn smaller_limits_hold_at_once_delete_nothing_and_refuse_only_what_adds() 
     assert_eq!((refused.status, refused.problem()), (403, Some("key-quota-reached")), "{}", refused.text);
     assert_eq!(client.get("/memories").await.unwrap().body["total"], 8, "nothing is deleted");
     assert_eq!(client.recall("worth keeping").await.unwrap().body.as_array().unwrap().len(), 5);
+    let export = client.get("/export").await.unwrap();
+    assert_eq!((export.status, export.text.matches("worth keeping").count()), (200, 8), "{}", export.text);
     for other in &others {
         assert_eq!(other.get("/stats").await.unwrap().status, 200, "every key goes on opening");
     }

@@ -163,8 +163,9 @@ async fn every_way_to_weaken_the_database_is_found_by_its_rule() {
         let login = match fault.seen_by {
             Sees::AnyLogin => "operator",
             Sees::Superuser => "superuser",
-            Sees::AnyLoginFrom(oldest) if major >= oldest => "operator",
-            Sees::AnyLoginFrom(_) => continue,
+            Sees::AnyLoginFrom(first) if major >= first => "operator",
+            Sees::AnyLoginBefore(first) if major < first => "operator",
+            Sees::AnyLoginFrom(_) | Sees::AnyLoginBefore(_) => continue,
         };
         ground.run(&mut superuser, fault.breaks).await;
         let found = ground.lint(login);

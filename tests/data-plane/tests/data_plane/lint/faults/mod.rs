@@ -13,6 +13,8 @@ pub enum Sees {
     AnyLogin,
     /// Every login, on this major release of Postgres and later ones.
     AnyLoginFrom(i32),
+    /// Every login, on major releases of Postgres before this one.
+    AnyLoginBefore(i32),
     /// Only a superuser.
     Superuser,
 }

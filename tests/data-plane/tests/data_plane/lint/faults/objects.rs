@@ -44,6 +44,18 @@ pub const FAULTS: &[Fault] = &[
         "DROP TYPE stellar.mood",
     ),
     error(
+        "object-unexpected",
+        "an extension in the schema",
+        "CREATE EXTENSION pgcrypto SCHEMA stellar",
+        "DROP EXTENSION pgcrypto",
+    ),
+    error(
+        "definer-elsewhere",
+        "a function of an extension that reads everything",
+        "CREATE EXTENSION pgcrypto SCHEMA public; ALTER FUNCTION public.gen_random_bytes(integer) SECURITY DEFINER",
+        "DROP EXTENSION pgcrypto",
+    ),
+    error(
         "ownership",
         "a table of a tenant",
         "CREATE TABLE public.mine (id int); ALTER TABLE public.mine OWNER TO {ROLE}",

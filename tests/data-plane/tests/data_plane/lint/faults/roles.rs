@@ -39,6 +39,22 @@ pub const FAULTS: &[Fault] = &[
         "ALTER ROLE stellar_maintainer LOGIN",
         "ALTER ROLE stellar_maintainer NOLOGIN",
     ),
+    warning(
+        "login-attribute",
+        "a login for reports that passes policies",
+        "CREATE ROLE reporting LOGIN BYPASSRLS; GRANT pg_read_all_data TO reporting",
+        "DROP ROLE reporting",
+    ),
+    warning("login-attribute", "another superuser", "CREATE ROLE reporting LOGIN SUPERUSER", "DROP ROLE reporting"),
+    Fault {
+        seen_by: Sees::AnyLoginBefore(16),
+        ..warning(
+            "login-attribute",
+            "a login that could take any role",
+            "CREATE ROLE reporting LOGIN CREATEROLE",
+            "DROP ROLE reporting",
+        )
+    },
     error(
         "membership-unexpected",
         "the pool is a maintainer",
