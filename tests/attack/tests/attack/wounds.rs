@@ -1,7 +1,9 @@
 //! Wounds that others in this field had, each tried here, and tried again on a build that has the wound.
 
-use harness::{Answer, Client, DataPlane, Tenant, TenantSpec};
-use reqwest::Method;
+use std::time::{Duration, Instant};
+
+use harness::{Answer, Client, DataPlane, Program, Tenant, TenantSpec};
+use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 use tenancy::{ApiKey, RoleName};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
@@ -105,25 +107,30 @@ async fn a_role_is_reset_in_a_shared_session() {
     mend(plane).await;
 }
 
-/// As in CVE-2023-2455 and CVE-2024-10976 of Postgres: a plan that was made for one tenant and is used for the next.
+/// As in CVE-2023-2455 and CVE-2024-10976 of Postgres: a plan that was made for one tenant, or for one role, and is used for
+/// the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_is_kept_while_the_tenant_changes() {
+    const PLANS: [&str; 3] = ["auto", "force_generic_plan", "force_custom_plan"];
     let (plane, _turn) = shared().await;
     let (ada, eve) = two(plane, "plans").await;
-    // Functions of a platform team's own, as it may add them.
+    ground::admit(plane, &eve).await;
+    // Functions and a view of a platform team's own, as it may add them.
     administer(
         plane,
         "CREATE OR REPLACE FUNCTION public.contents() RETURNS SETOF text LANGUAGE sql STABLE
              AS $$ SELECT m.content FROM stellar.memories m $$;
          CREATE OR REPLACE FUNCTION public.contents_in_a_loop() RETURNS SETOF text LANGUAGE plpgsql
              AS $$ BEGIN RETURN QUERY SELECT m.content FROM stellar.memories m WHERE m.zone >= 0; END $$;
-         CREATE OR REPLACE VIEW public.contents_seen AS SELECT m.content FROM stellar.memories m;
-         GRANT SELECT ON public.contents_seen TO stellar_pool",
+         CREATE OR REPLACE VIEW public.contents_seen WITH (security_invoker = true) AS
+             SELECT m.content, m.zone FROM stellar.memories m;
+         GRANT SELECT ON public.contents_seen TO stellar_pool, stellar_tenants, stellar_maintainer",
     )
     .await;
+    let shows = |text: &str| [&ada, &eve].map(|tenant| text.contains(&format!("to {}.", tenant.name)));
     let mixed_up = async || {
         let mut mixed_up = Vec::new();
-        for plan in ["auto", "force_generic_plan", "force_custom_plan"] {
+        for plan in PLANS {
             let mut session = ground::session(plane, Login::Pooled, &ada).await;
             ground::run(
                 &mut session,
@@ -131,26 +138,26 @@ async fn a_plan_is_kept_while_the_tenant_changes() {
                     "SET plan_cache_mode = {plan};
                      PREPARE plain AS SELECT m.content FROM stellar.memories m;
                      PREPARE bound (int) AS SELECT m.content FROM stellar.memories m WHERE m.zone >= $1;
+                     PREPARE seen AS SELECT s.content FROM public.contents_seen s;
                      PREPARE nested AS WITH x AS MATERIALIZED (SELECT * FROM stellar.memories) SELECT (SELECT max(x.content) FROM x)"
                 ),
             )
             .await;
             // More often than Postgres takes to settle for one plan.
             for round in 0..8 {
-                for (tenant, other) in [(&ada, &eve), (&eve, &ada)] {
+                for (tenant, expected) in [(&ada, [true, false]), (&eve, [false, true])] {
                     for statement in [
                         "EXECUTE plain",
                         "EXECUTE bound(0)",
                         "EXECUTE nested",
+                        "EXECUTE seen",
                         "SELECT public.contents()",
                         "SELECT public.contents_in_a_loop()",
                         "SELECT m.content FROM stellar.memories m",
                     ] {
                         let sql = format!("BEGIN; {}; {statement}; COMMIT", ground::enter(plane, tenant, false));
                         let text = ground::run(&mut session, &sql).await.text();
-                        if !text.contains(&format!("to {}.", tenant.name))
-                            || text.contains(&format!("to {}.", other.name))
-                        {
+                        if shows(&text) != expected {
                             mixed_up.push(format!("{plan}, {round}: {statement}: {text}"));
                         }
                     }
@@ -160,9 +167,82 @@ async fn a_plan_is_kept_while_the_tenant_changes() {
         mixed_up
     };
     assert_eq!(mixed_up().await, Vec::<String>::new());
+
+    // Who becomes whom in one session, and whether it sees what is Ada's and what is Eve's.
+    let (role_of_ada, role_of_eve) = (RoleName::of(ada.id), RoleName::of(eve.id));
+    let pool_for = |tenant: &Tenant| {
+        format!("SET LOCAL SESSION AUTHORIZATION stellar_pool; {}", ground::enter(plane, tenant, false))
+    };
+    let of_a_superuser = vec![
+        // Policies bind no superuser, and hide nothing from the maintainer: what was planned for these shows everything.
+        ("SELECT 1".to_owned(), [true, true]),
+        ("SET LOCAL ROLE stellar_maintainer".to_owned(), [true, true]),
+        // A role that is taken on opens nothing: the login counts.
+        (format!("SET LOCAL ROLE {role_of_ada}"), [false, false]),
+        (format!("SET LOCAL SESSION AUTHORIZATION {role_of_ada}"), [true, false]),
+        (pool_for(&eve), [false, true]),
+        (pool_for(&ada), [true, false]),
+        (format!("SET LOCAL SESSION AUTHORIZATION {role_of_eve}"), [false, true]),
+        ("SET LOCAL SESSION AUTHORIZATION stellar_pool".to_owned(), [false, false]),
+    ];
+    let mut of_ada = vec![
+        ("SET LOCAL ROLE NONE".to_owned(), [true, false]),
+        (format!("SELECT pg_catalog.set_config('app.current_user_id', '{}', true)", eve.id), [true, false]),
+        (format!("SET LOCAL ROLE {role_of_ada}"), [true, false]),
+        (ground::enter(plane, &ada, false), [true, false]),
+    ];
+    // From Postgres 16 on no tenant takes the group on.
+    if ground::ask::<i32>(plane, "SELECT current_setting('server_version_num')::integer").await < 160_000 {
+        of_ada.push(("SET LOCAL ROLE stellar_tenants".to_owned(), [true, false]));
+    }
+    let mixed_up_by_roles = async || {
+        let mut mixed_up = Vec::new();
+        for plan in PLANS {
+            for (mut session, steps) in [
+                (plane.postgres.superuser("stellar").await.unwrap(), &of_a_superuser),
+                (ground::session(plane, Login::Own, &ada).await, &of_ada),
+            ] {
+                // The search path is the one that `enter` sets: another one would be a reason to plan anew.
+                let prepared = ground::run(
+                    &mut session,
+                    &format!(
+                        "SET plan_cache_mode = {plan};
+                         SET search_path = pg_catalog, pg_temp;
+                         PREPARE plain AS SELECT m.content FROM stellar.memories m;
+                         PREPARE called AS SELECT c FROM public.contents() c;
+                         PREPARE seen AS SELECT s.content FROM public.contents_seen s;
+                         PREPARE bound (int) AS SELECT s.content FROM public.contents_seen s WHERE s.zone >= $1;
+                         PREPARE nested AS WITH x AS MATERIALIZED (SELECT * FROM public.contents_seen)
+                             SELECT (SELECT string_agg(x.content, ' ') FROM x)"
+                    ),
+                )
+                .await;
+                assert!(matches!(prepared, Outcome::Rows(_)), "{}", prepared.text());
+                for round in 0..3 {
+                    for (becomes, expected) in steps {
+                        for statement in ["plain", "called", "seen", "bound(0)", "nested"] {
+                            let sql = format!("BEGIN; {becomes}; EXECUTE {statement}; COMMIT");
+                            let outcome = ground::run(&mut session, &sql).await;
+                            if !matches!(outcome, Outcome::Rows(_)) || shows(&outcome.text()) != *expected {
+                                mixed_up.push(format!("{plan}, {round}: {becomes}: {statement}: {}", outcome.text()));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        mixed_up
+    };
+    assert_eq!(mixed_up_by_roles().await, Vec::<String>::new());
+
+    // A view that looks with its owner's rights, whoever asks.
+    administer(plane, "ALTER VIEW public.contents_seen RESET (security_invoker)").await;
+    assert!(!mixed_up_by_roles().await.is_empty(), "another role's rights are noticed");
+    administer(plane, "ALTER VIEW public.contents_seen SET (security_invoker = true)").await;
     // A function that Postgres takes for a constant when it plans.
     administer(plane, "ALTER FUNCTION stellar.current_tenant() IMMUTABLE").await;
     assert!(!mixed_up().await.is_empty(), "a constant tenant is noticed");
+    assert!(!mixed_up_by_roles().await.is_empty(), "a constant tenant is noticed by who logs in");
     mend(plane).await;
     administer(plane, "DROP VIEW public.contents_seen; DROP FUNCTION public.contents, public.contents_in_a_loop").await;
 }
@@ -254,29 +334,41 @@ async fn statistics_tell_what_rows_hide() {
 async fn a_key_opens_no_more_and_no_longer_than_it_was_made_for() {
     let (plane, _turn) = shared().await;
     let (tenant, other) = two(plane, "keys").await;
-    let status = async |key: &str| Client::new(&plane.url(), key).get("/memories").await.unwrap();
-    let another_key = async |column: &str, value: &str| {
+    let status = async |gateway: &Program, key: &str| {
+        Client::new(&format!("http://127.0.0.1:{}", gateway.port), key).get("/memories").await.unwrap()
+    };
+    let becomes = async |gateway: &Program, key: &str, wanted: u16| {
+        let what = format!("a key's status becomes {wanted}");
+        harness::eventually(what, || async { (status(gateway, key).await.status == wanted).then_some(()) }).await;
+    };
+    let another_key = async |of: &Tenant, column: &str, value: &str| {
         let key = ApiKey::generate();
         let hash = ground::ask::<String>(plane, &format!("SELECT encode(sha256('{}'), 'hex')", key.expose())).await;
         let columns = format!("(user_id, agent, key_hash, prefix, {column})");
-        let values = format!("('{}', 'second', '\\x{hash}', 'x', {value})", tenant.id);
+        let values = format!("('{}', 'second', '\\x{hash}', 'x', {value})", of.id);
         administer(plane, &format!("INSERT INTO stellar.api_keys {columns} VALUES {values}")).await;
         key.expose().to_owned()
     };
-    let good = another_key("managed", "false").await;
-    harness::eventually("a good key opens", || async { (status(&good).await.status == 200).then_some(()) }).await;
-    assert!(!status(&good).await.text.contains(&other.name));
+    let revoke = async |of: &Tenant| {
+        let id = of.id;
+        let revoke =
+            format!("UPDATE stellar.api_keys SET revoked_at = now() WHERE user_id = '{id}' AND agent = 'second'");
+        administer(plane, &revoke).await;
+    };
+    let good = another_key(&tenant, "managed", "false").await;
+    becomes(&plane.gateway, &good, 200).await;
+    assert!(!status(&plane.gateway, &good).await.text.contains(&other.name));
     for (column, value) in
         [("revoked_at", "now()"), ("expires_at", "now()"), ("expires_at", "now() - interval '1 day'")]
     {
-        let key = another_key(column, value).await;
-        let refused = status(&key).await;
+        let key = another_key(&tenant, column, value).await;
+        let refused = status(&plane.gateway, &key).await;
         assert_eq!((refused.status, refused.problem()), (401, Some("invalid-api-key")), "{column}: {}", refused.text);
     }
-    let revoke =
-        format!("UPDATE stellar.api_keys SET revoked_at = now() WHERE user_id = '{}' AND agent = 'second'", tenant.id);
-    administer(plane, &revoke).await;
-    harness::eventually("a revoked key ends", || async { (status(&good).await.status == 401).then_some(()) }).await;
+    let revoked = Instant::now();
+    revoke(&tenant).await;
+    becomes(&plane.gateway, &good, 401).await;
+    let ended_within = revoked.elapsed();
 
     // Capabilities: only the tenant's own, of this rotation or the one before, and the pool's only for who is pooled.
     let capability = |of: &Tenant, generation| plane.master().capability(of.id, generation).expose();
@@ -303,23 +395,27 @@ async fn a_key_opens_no_more_and_no_longer_than_it_was_made_for() {
     assert_eq!(served(capability(&tenant, 3)).await, 421, "the pool's capability opens no dedicated tenant");
     plane.place(&tenant, None, "0 s").await.unwrap();
 
-    // A build that tells nobody of a revocation.
-    administer(plane, "ALTER TABLE stellar.api_keys DISABLE TRIGGER api_keys_changed").await;
-    let good = another_key("managed", "false").await;
-    harness::eventually("a good key opens", || async { (status(&good).await.status == 200).then_some(()) }).await;
-    administer(plane, &revoke).await;
-    assert_eq!(status(&good).await.status, 200, "a key that should have ended is noticed");
-    administer(plane, "ALTER TABLE stellar.api_keys ENABLE TRIGGER api_keys_changed").await;
+    // A build that tells nobody of a revocation, nor that the key was made: such a notice could arrive after the revocation
+    // and bring it along. For the same reason it is the other tenant, of whom nothing was told meanwhile, and a gateway that
+    // has just begun: it reads everything again after ten minutes.
+    administer(plane, "ALTER TABLE stellar.api_keys DISABLE TRIGGER api_keys_added, DISABLE TRIGGER api_keys_changed")
+        .await;
+    let gateway = plane.another_gateway().await.unwrap();
+    let good = another_key(&other, "managed", "false").await;
+    becomes(&gateway, &good, 200).await;
+    revoke(&other).await;
+    // Long after it had ended above.
+    tokio::time::sleep((2 * ended_within).max(Duration::from_secs(2))).await;
+    assert_eq!(status(&gateway, &good).await.status, 200, "a key that should have ended is noticed");
+    administer(plane, "ALTER TABLE stellar.api_keys ENABLE TRIGGER api_keys_added, ENABLE TRIGGER api_keys_changed")
+        .await;
+    revoke(&other).await;
+    becomes(&gateway, &good, 401).await;
 }
 
-/// As in CVE-2026-22822 of External Secrets: a field that a tenant fills in, believed by somebody with more rights.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_field_of_a_request_names_another_tenant() {
-    let (plane, _turn) = shared().await;
-    let (attacker, victim) = two(plane, "deputy").await;
-    let (id, capability) = (victim.id.to_string(), plane.master().capability(attacker.id, 1).expose());
-    let client = plane.client(&attacker);
-    let mut requests = Vec::new();
+/// Requests that name the victim in whatever headers and fields a client fills in.
+fn naming(victim: &Tenant, capability: &str, to: impl Fn(Method, &str) -> RequestBuilder) -> Vec<RequestBuilder> {
+    let (id, mut requests) = (victim.id.to_string(), Vec::new());
     for name in [
         "x-stellar-tenant",
         "X-STELLAR-TENANT",
@@ -334,44 +430,59 @@ async fn no_field_of_a_request_names_another_tenant() {
         "forwarded",
     ] {
         for path in ["/memories", "/stats", "/recall?q=belongs"] {
-            requests.push(client.request(Method::GET, path).header(name, &id));
-            requests
-                .push(client.request(Method::GET, path).header(name, &id).header("x-stellar-capability", &capability));
+            requests.push(to(Method::GET, path).header(name, &id));
+            requests.push(to(Method::GET, path).header(name, &id).header("x-stellar-capability", capability));
             // A header that a client names as the connection's own is dropped: not the gateway's, which it sets afterwards.
-            requests.push(
-                client
-                    .request(Method::GET, path)
-                    .header(name, &id)
-                    .header("connection", format!("close, {name}, x-stellar-capability")),
-            );
+            let connection = format!("close, {name}, x-stellar-capability");
+            requests.push(to(Method::GET, path).header(name, &id).header("connection", connection));
         }
     }
     for field in ["user_id", "tenant", "tenant_id", "userId", "id", "owner", "app.current_user_id"] {
         for path in ["/memories", "/stats", "/recall?q=belongs", "/timeline"] {
             let joint = if path.contains('?') { '&' } else { '?' };
-            requests.push(client.request(Method::GET, &format!("{path}{joint}{field}={id}")));
+            requests.push(to(Method::GET, &format!("{path}{joint}{field}={id}")));
         }
         let body = json!({ "content": "planted by deputy", field: id });
-        requests.push(client.request(Method::POST, "/store").header("x-stellar-tenant", &id).json(&body));
+        requests.push(to(Method::POST, "/store").header("x-stellar-tenant", &id).json(&body));
         let body = json!({ "content": "planted by deputy", "metadata": { field: id }, "session": id, "speaker": id });
-        requests.push(client.request(Method::POST, "/store").header("x-stellar-tenant", &id).json(&body));
-        requests.push(client.request(Method::POST, "/narrate").json(&json!({ "topic": "belongs", field: id })));
-        requests.push(client.request(Method::POST, "/auth/api-keys").json(&json!({ "agent": "default", field: id })));
+        requests.push(to(Method::POST, "/store").header("x-stellar-tenant", &id).json(&body));
+        requests.push(to(Method::POST, "/narrate").json(&json!({ "topic": "belongs", field: id })));
+        requests.push(to(Method::POST, "/auth/api-keys").json(&json!({ "agent": "default", field: id })));
     }
-    let (count, mark) = (requests.len(), format!("belongs to {}.", victim.name));
+    requests
+}
+
+/// What of such requests got through to the victim: answers that tell its memory, and what it did not have before.
+async fn got_through(plane: &DataPlane, victim: &Tenant, requests: Vec<RequestBuilder>) -> Vec<String> {
+    let (mark, mut through) = (format!("belongs to {}.", victim.name), Vec::new());
     for request in requests {
         let answer = Answer::read(request.send().await.unwrap()).await.unwrap();
-        assert!(!answer.text.contains(&mark), "{}", answer.text);
+        if answer.text.contains(&mark) {
+            through.push(format!("told: {}", answer.text));
+        }
     }
-    let of_victim = plane.client(&victim).get("/memories").await.unwrap();
-    assert_eq!(
-        (&of_victim.body["total"], of_victim.text.contains("planted")),
-        (&json!(1), false),
-        "{}",
-        of_victim.text
-    );
-    let keys: i64 = ground::ask(plane, &format!("SELECT count(*) FROM stellar.api_keys WHERE user_id = '{id}'")).await;
-    assert_eq!(keys, 1, "no key was made for the victim");
+    let of_victim = plane.client(victim).get("/memories").await.unwrap();
+    if of_victim.body["total"] != 1 || of_victim.text.contains("planted") {
+        through.push(format!("planted: {}", of_victim.text));
+    }
+    let keys = format!("SELECT count(*) FROM stellar.api_keys WHERE user_id = '{}'", victim.id);
+    let keys: i64 = ground::ask(plane, &keys).await;
+    if keys != 1 {
+        through.push(format!("keys: {keys}"));
+    }
+    through
+}
+
+/// As in CVE-2026-22822 of External Secrets: a field that a tenant fills in, believed by somebody with more rights.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_field_of_a_request_names_another_tenant() {
+    let (plane, _turn) = shared().await;
+    let (attacker, victim) = two(plane, "deputy").await;
+    let capability = plane.master().capability(attacker.id, 1).expose();
+    let client = plane.client(&attacker);
+    let by_gateway = || naming(&victim, &capability, |method, path| client.request(method, path));
+    println!("{} requests", by_gateway().len());
+    assert_eq!(got_through(plane, &victim, by_gateway()).await, Vec::<String>::new());
     let planted = client.recall("planted").await.unwrap();
     assert_eq!(planted.status, 200);
     assert!(
@@ -379,12 +490,46 @@ async fn no_field_of_a_request_names_another_tenant() {
         "what was stored is the attacker's: {}",
         planted.text
     );
-    println!("{count} requests");
 
-    // Past the gateway: the engine believes the header as little, for Postgres does not.
-    assert_eq!(to_engine(plane, &victim, capability.clone()).await.status, 421);
+    // Past it, to the engine, as by a gateway that adds its headers to those of the client: these come first and count.
+    let http = reqwest::Client::new();
+    let api = format!("http://127.0.0.1:{}/api/v1", plane.engine.port);
+    let past_gateway = || -> Vec<RequestBuilder> {
+        let requests = naming(&victim, &capability, |method, path| http.request(method, format!("{api}{path}")));
+        let own = attacker.id.to_string();
+        let as_attacker = |request: RequestBuilder| {
+            request.header(tenancy::TENANT_HEADER, &own).header(tenancy::CAPABILITY_HEADER, &capability)
+        };
+        requests.into_iter().map(as_attacker).collect()
+    };
+    // Postgres believes them as little.
+    assert_eq!(got_through(plane, &victim, past_gateway()).await, Vec::<String>::new());
+    let noticed_as = |through: &[String], what: &str| through.iter().any(|found| found.starts_with(what));
     administer(plane, WITHOUT_CAPABILITIES).await;
-    let noticed = to_engine(plane, &victim, capability).await;
-    assert!(noticed.text.contains(&mark), "a database that believes names is noticed: {}", noticed.text);
+    let through = got_through(plane, &victim, past_gateway()).await;
+    assert!(noticed_as(&through, "told"), "a database that believes names is noticed: {through:?}");
+    assert!(noticed_as(&through, "planted"), "a database that believes names is noticed: {through:?}");
     mend(plane).await;
+    administer(
+        plane,
+        &format!("DELETE FROM stellar.memories WHERE user_id = '{}' AND content LIKE 'planted%'", victim.id),
+    )
+    .await;
+
+    // The same requests by the gateway, to a database with a helper that passes the policies and believes a field.
+    assert_eq!(got_through(plane, &victim, Vec::new()).await, Vec::<String>::new());
+    administer(
+        plane,
+        "CREATE FUNCTION public.deputy() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+             UPDATE stellar.memories m SET user_id = (NEW.metadata ->> 'user_id')::uuid
+             WHERE m.user_id = NEW.user_id AND m.id = NEW.id;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER deputy AFTER INSERT ON stellar.memories FOR EACH ROW WHEN (NEW.metadata ->> 'user_id' IS NOT NULL)
+             EXECUTE FUNCTION public.deputy()",
+    )
+    .await;
+    let through = got_through(plane, &victim, by_gateway()).await;
+    assert!(noticed_as(&through, "planted"), "a helper that believes a field is noticed: {through:?}");
+    administer(plane, "DROP TRIGGER deputy ON stellar.memories; DROP FUNCTION public.deputy()").await;
 }

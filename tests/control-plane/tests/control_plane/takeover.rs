@@ -1,6 +1,8 @@
 //! Takeover of a namespace or a Secret by its name, its label or its owner, the wounds of other operators (Capsule
 //! CVE-2024-39690, CVE-2025-55205, CVE-2026-30963): what is somebody else's is never adopted, written or deleted, and the
 //! conditions say so. The API server refuses most of it before; that layer is taken away where the operator's own is tested.
+//! What the operator goes by, the owner's UID, cannot be taken out of it here. It is given away instead, as only an
+//! administrator could: then a namespace is adopted, or lost, and the looks of these tests see it.
 
 use std::time::Duration;
 
@@ -106,6 +108,23 @@ async fn contents(api: &Api, namespace: &str) -> Vec<String> {
     found
 }
 
+/// What has become of a namespace since: fields that are not as they were, and what was put into it.
+async fn touched(api: &Api, tenant: &str, before: &Value) -> Vec<String> {
+    let Some(found) = api.get(&home(tenant)).await else { return vec!["deleted".to_owned()] };
+    // The version changes with every write, whoever writes.
+    let fields = ["uid", "resourceVersion", "labels", "ownerReferences", "deletionTimestamp"];
+    let changed = fields.into_iter().filter(|field| found["metadata"][*field] != before[*field]).map(str::to_owned);
+    let mut touched: Vec<_> = changed.collect();
+    touched.extend(contents(api, &format!("stellar-tenant-{tenant}")).await);
+    touched
+}
+
+/// Whether a Tenant's namespace is the very one that it was, and is to stay.
+async fn stands(api: &Api, tenant: &str, uid: &Value) -> bool {
+    let found = api.get(&home(tenant)).await;
+    found.is_some_and(|found| found["metadata"]["uid"] == *uid && found["metadata"]["deletionTimestamp"].is_null())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_keeps_the_namespaces_of_tenants_for_the_operator() {
     let stage = stage().await;
@@ -168,6 +187,11 @@ async fn a_namespace_of_somebody_else_is_never_adopted_written_or_deleted() {
     let api = Api::admin().await;
     without_policy(&api).await;
     let _kubelet = Kubelet::start(&api);
+    // One is its Tenant's by the one thing that counts, whoever made it. No operator makes its own meanwhile.
+    api.tenant("entitled", &json!({ "tier": "pro", "deletionPolicy": "Delete" })).await;
+    let entitled = api.get(&path("entitled")).await.unwrap()["metadata"]["uid"].clone();
+    let rightful = namespace("stellar-tenant-entitled", None, &[("entitled", &entitled)]);
+    let rightful = api.create(NAMESPACES, &rightful).await.unwrap()["metadata"].clone();
     let operator = Operator::start(&stage.start());
     api.tenant("bystander", &json!({ "tier": "free", "deletionPolicy": "Delete" })).await;
     let bystander = until(&api, "bystander", "pooled", settled).await["metadata"]["uid"].clone();
@@ -188,13 +212,7 @@ async fn a_namespace_of_somebody_else_is_never_adopted_written_or_deleted() {
     }
     let untouched = async |when: &str| {
         for (name, before) in &before {
-            let found =
-                api.get(&home(name)).await.unwrap_or_else(|| panic!("{name} {when}: deleted"))["metadata"].clone();
-            // The version changes with every write, whoever writes.
-            for field in ["uid", "resourceVersion", "labels", "ownerReferences", "deletionTimestamp"] {
-                assert_eq!(found[field], before[field], "{name} {when}: {field}");
-            }
-            assert_eq!(contents(&api, &format!("stellar-tenant-{name}")).await, Vec::<String>::new(), "{name} {when}");
+            assert_eq!(touched(&api, name, before).await, Vec::<String>::new(), "{name} {when}");
         }
     };
     for (name, ..) in cases {
@@ -207,11 +225,19 @@ async fn a_namespace_of_somebody_else_is_never_adopted_written_or_deleted() {
         assert_eq!(found["status"]["placement"], "pooled", "the shared engine serves meanwhile");
     }
     untouched("while it is in the way").await;
-    for (name, ..) in cases {
+    // The same look sees an adoption: of that very namespace, written and filled.
+    is_dedicated(&api, "entitled").await;
+    let adopted = touched(&api, "entitled", &rightful).await;
+    for (what, seen) in [("uid", false), ("resourceVersion", true), ("labels", true)] {
+        assert_eq!(adopted.iter().any(|touched| touched == what), seen, "{what}: {adopted:?}");
+    }
+    assert!(adopted.iter().any(|touched| touched.ends_with("/deployments/engine")), "{adopted:?}");
+    for name in cases.iter().map(|(name, ..)| *name).chain(["entitled"]) {
         api.patch(&path(name), &json!({ "spec": { "tier": "free" } })).await.unwrap();
         until(&api, name, "pooled", settled).await;
     }
     untouched("when none is needed").await;
+    assert_eq!(touched(&api, "entitled", &rightful).await, ["deleted"], "the one that was adopted");
     for (name, ..) in cases {
         api.delete(&path(name)).await;
         api.gone(&path(name)).await;
@@ -231,12 +257,14 @@ async fn a_namespace_that_is_given_to_another_tenant_stays_its_own_tenants() {
     without_policy(&api).await;
     let _kubelet = Kubelet::start(&api);
     let operator = Operator::start(&stage.start());
-    for tenant in ["thief", "victim"] {
+    for tenant in ["thief", "victim", "robbed"] {
         api.tenant(tenant, &json!({ "tier": "pro", "deletionPolicy": "Delete" })).await;
     }
     let thief = is_dedicated(&api, "thief").await["metadata"]["uid"].clone();
     let owner = is_dedicated(&api, "victim").await["metadata"]["uid"].clone();
-    let before = api.get(&home("victim")).await.unwrap()["metadata"]["uid"].clone();
+    is_dedicated(&api, "robbed").await;
+    let uid = async |tenant: &str| api.get(&home(tenant)).await.unwrap()["metadata"]["uid"].clone();
+    let (before, lost) = (uid("victim").await, uid("robbed").await);
     let forged = namespace("", Some("thief"), &[("victim", &owner), ("thief", &thief)]);
     let metadata = &forged["metadata"];
     let change =
@@ -247,18 +275,28 @@ async fn a_namespace_that_is_given_to_another_tenant_stays_its_own_tenants() {
         api.get(&home("victim")).await.filter(|found| found.pointer(&label) == Some(&json!("victim"))).map(drop)
     };
     eventually("the label is the victim's again", back).await;
+    // What counts is the owner's uid: a namespace that has the thief's alone is taken away, label or not. Again and again,
+    // for the operator may be about to write its own.
+    let handed_over = namespace("", None, &[("thief", &thief)])["metadata"]["ownerReferences"].clone();
+    let handed_over = json!({ "metadata": { "ownerReferences": handed_over } });
+    eventually_within(PATIENCE, "robbed: NamespaceTaken", || async {
+        api.patch(&home("robbed"), &handed_over).await.unwrap();
+        let robbed = api.get(&path("robbed")).await?;
+        (condition(&robbed, "EngineReady", "reason") == Some("NamespaceTaken")).then_some(())
+    })
+    .await;
+    assert!(stands(&api, "robbed", &lost).await, "as long as the thief is there");
     // Twice, for a thief may leave at the very moment: with the label still its own.
     api.patch(&home("victim"), &change).await.unwrap();
     api.delete(&path("thief")).await;
     api.gone(&path("thief")).await;
     api.gone(&home("thief")).await;
+    eventually_within(PATIENCE, "what has the thief's uid alone goes with the thief, and this is seen", || async {
+        (!stands(&api, "robbed", &lost).await).then_some(())
+    })
+    .await;
     eventually("the label is the victim's again", back).await;
-    let after = api.get(&home("victim")).await.unwrap();
-    assert_eq!(
-        (&after["metadata"]["uid"], &after["metadata"]["deletionTimestamp"]),
-        (&before, &Value::Null),
-        "{after}"
-    );
+    assert!(stands(&api, "victim", &before).await, "what has the victim's uid too is the victim's");
     is_dedicated(&api, "victim").await;
     assert!(operator.terminate().await, "SIGTERM ends it with code 0");
     with_policy(&api).await;
@@ -304,6 +342,7 @@ async fn a_tenant_that_is_made_again_takes_nothing_of_the_former() {
     is_dedicated(&api, "again").await;
     let made = api.get(&home("again")).await.unwrap();
     assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], heir["metadata"]["uid"]);
+    assert_ne!(contents(&api, "stellar-tenant-again").await, Vec::<String>::new(), "it is seen when something is");
     let after = (text(&key("again"), "api-key").await.unwrap(), text(&login, "url").await.unwrap());
     assert_ne!(before.0, after.0, "a key of the former opens nothing");
     assert_ne!(before.1, after.1, "nor does its login");

@@ -36,41 +36,44 @@ async fn a_secret_of_somebody_else_is_never_read_as_a_key_written_or_deleted() {
     api.tenant("neighbour", &json!({ "tier": "free", "deletionPolicy": "Delete" })).await;
     let neighbour = until(&api, "neighbour", "pooled", settled).await["metadata"]["uid"].clone();
     let owner = json!([{ "apiVersion": "stellar-memory.dev/v1alpha1", "kind": "Tenant", "name": "neighbour", "uid": neighbour }]);
+    // What the Secret has, and whether that makes it the Tenant's. The last has the one label that the operator goes by: it
+    // is taken, and whatever is looked at below shows it.
     let cases = [
-        ("openai", json!({})),
-        ("labelled", json!({ "labels": { "stellar-memory.dev/tenant": "neighbour" } })),
-        ("owned", json!({ "ownerReferences": owner })),
+        ("openai", json!({}), false),
+        ("labelled", json!({ "labels": { "stellar-memory.dev/tenant": "neighbour" } }), false),
+        ("owned", json!({ "ownerReferences": owner }), false),
+        ("given", json!({ "labels": { "stellar-memory.dev/tenant": "given" } }), true),
     ];
     let known = "sk-stellar-00000000000000000000000000000000";
     let mut before = Vec::new();
-    for (name, mut metadata) in cases {
+    for (name, mut metadata, taken) in cases {
         metadata["name"] = json!(format!("{name}-api-key"));
         let object =
             json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": { "api-key": known } });
-        before.push((name, api.create(&format!("/api/v1/namespaces/{SYSTEM}/secrets"), &object).await.unwrap()));
+        let made = api.create(&format!("/api/v1/namespaces/{SYSTEM}/secrets"), &object).await.unwrap();
+        before.push((name, taken, made));
         api.tenant(name, &json!({ "tier": "free", "deletionPolicy": "Delete" })).await;
     }
-    for (name, before) in &before {
-        let found =
-            until(&api, name, "SecretTaken", |found| condition(found, "KeyReady", "reason") == Some("SecretTaken"))
-                .await;
-        assert_eq!(condition(&found, "Ready", "reason"), Some("SecretTaken"), "{found}");
+    let mut database = stage.postgres.superuser("stellar").await.unwrap();
+    let keys = "SELECT count(*) FROM stellar.api_keys k JOIN stellar.users u ON u.id = k.user_id WHERE u.name = $1";
+    for (name, taken, before) in &before {
+        let reason = if *taken { "KeyInSecret" } else { "SecretTaken" };
+        let found = until(&api, name, reason, |found| condition(found, "KeyReady", "reason") == Some(reason)).await;
         let message = condition(&found, "KeyReady", "message").unwrap();
-        assert!(message.contains(&format!("{name}-api-key exists and was not made for this Tenant")), "{message}");
+        if !taken {
+            assert_eq!(condition(&found, "Ready", "reason"), Some(reason), "{found}");
+            assert!(message.contains(&format!("{name}-api-key exists and was not made for this Tenant")), "{message}");
+        }
         assert!(!found.to_string().contains(known), "the status tells nothing of what is in it");
+        let opens: i64 = sqlx::query_scalar(keys).bind(*name).fetch_one(&mut database).await.unwrap();
+        assert_eq!(opens, i64::from(*taken), "{name}: keys that open something");
+        let secret = secret(&format!("{name}-api-key"));
+        assert_eq!(api.get(&secret).await.as_ref() != Some(before), *taken, "{name}: it was written");
         api.delete(&path(name)).await;
         api.gone(&path(name)).await;
-        assert_eq!(api.get(&secret(&format!("{name}-api-key"))).await.as_ref(), Some(before), "{name}");
-        api.delete(&secret(&format!("{name}-api-key"))).await;
+        assert_eq!(api.get(&secret).await.as_ref(), (!taken).then_some(before), "{name}: after the Tenant");
+        api.delete(&secret).await;
     }
-    let mut database = stage.postgres.superuser("stellar").await.unwrap();
-    let keys = "SELECT count(*) FROM stellar.api_keys k JOIN stellar.users u ON u.id = k.user_id
-        WHERE u.name = ANY (ARRAY['openai', 'labelled', 'owned'])";
-    assert_eq!(
-        sqlx::query_scalar::<_, i64>(keys).fetch_one(&mut database).await.unwrap(),
-        0,
-        "no such key opens anything"
-    );
 }
 
 /// What an identity has in Postgres, as one line.
@@ -83,12 +86,27 @@ async fn rows(database: &mut PgConnection, id: &str) -> String {
     sqlx::query_scalar(sql).bind(id).fetch_optional(database).await.unwrap().unwrap_or_default()
 }
 
+/// What a Tenant has got of all that one with an identity has: parts of its status, the Secret, the namespace.
+async fn got(api: &Api, name: &str, tenant: &Value) -> Vec<String> {
+    let fields = ["tier", "placement", "usage", "namespace", "apiKeySecret"];
+    let told = fields.into_iter().filter(|field| !tenant["status"][*field].is_null()).map(str::to_owned);
+    let mut got: Vec<_> = told.collect();
+    for object in [secret(&format!("{name}-api-key")), format!("/api/v1/namespaces/stellar-tenant-{name}")] {
+        if api.get(&object).await.is_some() {
+            got.push(object);
+        }
+    }
+    got
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_of_another_tenant_gives_and_takes_nothing() {
     let stage = stage().await;
     let api = Api::admin().await;
     let _operator = Operator::start(&stage.start());
     let mut database = stage.postgres.superuser("stellar").await.unwrap();
+    // It asks for all that could show or end something of the holder's.
+    let claim = |id: &str| json!({ "tier": "pro", "userId": id, "suspended": true, "deletionPolicy": "Delete" });
     // One whose identity is its uid, one whose identity was given.
     let given = uuid::Uuid::new_v4().to_string();
     api.tenant("holder-uid", &json!({ "tier": "free", "deletionPolicy": "Delete" })).await;
@@ -97,20 +115,13 @@ async fn an_identity_of_another_tenant_gives_and_takes_nothing() {
         let id = until(&api, holder, "pooled", settled).await["status"]["userId"].as_str().unwrap().to_owned();
         let before = rows(&mut database, &id).await;
         let claimant = format!("claims-{holder}");
-        // It asks for all that could show or end something of the holder's.
-        let spec = json!({ "tier": "pro", "userId": id, "suspended": true, "deletionPolicy": "Delete" });
-        api.tenant(&claimant, &spec).await;
+        api.tenant(&claimant, &claim(&id)).await;
         let found = until(&api, &claimant, "UserIdInUse", |found| {
             condition(found, "DatabaseReady", "reason") == Some("UserIdInUse")
         })
         .await;
-        let status = found["status"].as_object().unwrap();
-        for field in ["tier", "placement", "usage", "namespace", "apiKeySecret"] {
-            assert!(status.get(field).is_none_or(Value::is_null), "{field}: {found}");
-        }
+        assert_eq!(got(&api, &claimant, &found).await, Vec::<String>::new(), "{found}");
         assert!(!found["status"].to_string().contains(holder), "the holder's name is not told: {found}");
-        assert_eq!(api.get(&secret(&format!("{claimant}-api-key"))).await, None);
-        assert_eq!(api.get(&format!("/api/v1/namespaces/stellar-tenant-{claimant}")).await, None);
         assert_eq!(rows(&mut database, &id).await, before, "while both are there");
         api.delete(&path(&claimant)).await;
         api.gone(&path(&claimant)).await;
@@ -120,6 +131,21 @@ async fn an_identity_of_another_tenant_gives_and_takes_nothing() {
         api.gone(&path(holder)).await;
         assert_eq!(rows(&mut database, &id).await, "", "and the holder's deletes it");
     }
+    // One that nobody holds any more is given to who asks for it, and the same looks see that.
+    let left = uuid::Uuid::new_v4().to_string();
+    api.tenant("leaver", &json!({ "tier": "free", "userId": left, "deletionPolicy": "Retain" })).await;
+    until(&api, "leaver", "pooled", settled).await;
+    api.delete(&path("leaver")).await;
+    api.gone(&path("leaver")).await;
+    let before = rows(&mut database, &left).await;
+    api.tenant("claims-leaver", &claim(&left)).await;
+    let found = until(&api, "claims-leaver", "a namespace", |found| found["status"]["namespace"].is_string()).await;
+    let got = got(&api, "claims-leaver", &found).await;
+    assert_eq!(got.len(), 7, "{got:?}");
+    let after = rows(&mut database, &left).await;
+    assert!(before.starts_with("leaver ") && after.starts_with("claims-leaver "), "{before} {after}");
+    api.delete(&path("claims-leaver")).await;
+    api.gone(&path("claims-leaver")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,6 +202,10 @@ async fn odd_texts_are_refused_or_stay_where_they_are() {
             "userId {id:?}"
         );
     }
+
+    // One with nothing odd in it is accepted in the same way.
+    let plain = json!({ "tier": "free", "userId": "0b0e6a1c-5c0e-4a53-9f3c-2b8d7e1f4a60" });
+    api.create(&format!("{TENANTS}?dryRun=All"), &tenant("odd", &plain)).await.unwrap();
 
     let _kubelet = Kubelet::start(&api);
     let operator = Operator::start(&stage.start());

@@ -40,6 +40,17 @@ const PRIMITIVES: &[&str] = &[
     "SET exit_on_error = on",
     "SET transform_null_equals = on",
     "SET debug_print_plan = on",
+    // Settings of sessions to come, save those that end them: Postgres lets every login set its own (ARCHITECTURE.md).
+    "ALTER ROLE CURRENT_USER SET search_path = public, stellar",
+    "ALTER ROLE CURRENT_USER IN DATABASE stellar SET search_path = public, pg_temp, pg_catalog",
+    "ALTER ROLE CURRENT_USER SET row_security = off",
+    "ALTER ROLE CURRENT_USER SET app.current_user_id = ''{B}''",
+    "ALTER ROLE CURRENT_USER SET role = stellar_tenants",
+    "ALTER ROLE CURRENT_USER SET default_transaction_read_only = on",
+    "ALTER ROLE CURRENT_USER SET default_transaction_isolation = serializable",
+    "ALTER ROLE CURRENT_USER SET session_replication_role = replica",
+    "ALTER ROLE CURRENT_USER SET plan_cache_mode = force_generic_plan",
+    "ALTER ROLE CURRENT_USER SET enable_indexscan = off",
     // Things of the session.
     "PREPARE sqlx_s_1 AS SELECT pg_catalog.current_setting(''app.tenant_capability'', true)",
     "PREPARE sqlx_s_2 (uuid, bytea, text, boolean) AS SELECT 1::bigint, 1, 1 FROM (SELECT $1, $2, $3, $4) planted",

@@ -30,7 +30,7 @@ struct Shared {
     /// All that Postgres answered to it.
     shown: Mutex<Option<String>>,
     connections: AtomicUsize,
-    /// The fault: connections are not put in order when they are given back.
+    /// The fault: connections are not put in order when they are given back, and writes begin as the session would.
     untidy: AtomicBool,
 }
 
@@ -79,7 +79,8 @@ impl Wire {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// Puts the fault in: an engine that does not put its connections in order.
+    /// Puts the fault in: an engine that does not put its connections in order, and begins writes as the session would. Each
+    /// of the two holds alone.
     pub fn untidy(&self) {
         self.shared.untidy.store(true, Ordering::Relaxed);
     }
@@ -114,6 +115,9 @@ impl Shared {
             let (kind, mut message) = read(&mut from).await?;
             if contains(&message, b"BEGIN ISOLATION") {
                 entered.store(false, Ordering::Relaxed);
+                if self.untidy.load(Ordering::Relaxed) {
+                    blank(&mut message, b" READ WRITE");
+                }
             } else if kind == b'B' && contains(&message, &self.whose) {
                 entered.store(true, Ordering::Relaxed);
             } else if kind == b'Q' && contains(&message, b"RESET ALL") && self.untidy.load(Ordering::Relaxed) {
@@ -203,4 +207,11 @@ fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
 
 fn contains(message: &[u8], part: &[u8]) -> bool {
     message.windows(part.len()).any(|window| window == part)
+}
+
+/// Puts spaces in place of a part, so that the message stays as long as it was.
+fn blank(message: &mut [u8], part: &[u8]) {
+    if let Some(at) = message.windows(part.len()).position(|window| window == part) {
+        message[at..at + part.len()].fill(b' ');
+    }
 }
