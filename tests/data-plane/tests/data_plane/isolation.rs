@@ -428,7 +428,7 @@ async fn a_lock_that_is_taken_before_rights_are_looked_at_makes_others_wait_and_
     assert!(refused.header("retry-after").is_some(), "{:?}", refused.headers);
     sqlx::raw_sql("ROLLBACK").execute(&mut reader).await.unwrap();
     let denied = waits.await.unwrap().unwrap_err();
-    let code = denied.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+    let code = denied.as_database_error().and_then(sqlx::error::DatabaseError::code);
     assert_eq!(code.as_deref(), Some("42501"), "{denied}");
     assert_eq!(client.store("after the lock").await.unwrap().status, 201);
     assert_eq!(client.get("/memories").await.unwrap().body["total"], before + 1, "what was refused is not there");
