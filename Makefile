@@ -18,6 +18,7 @@ test: ## run every suite: unit, data plane, and the whole product on a fresh nod
 attack: ## run every attack in full
 	@cargo build --workspace --bins
 	@ATTACK=whole cargo test --workspace --test attack
+	@ATTACK=whole cargo test --workspace --test data_plane -- panics::
 
 # Compiled as the image's programs are, and not as the tests': debug assertions would be measured too.
 bench: ## measure recalls, stores, sockets and isolation (PART="sockets idle": some of it)
