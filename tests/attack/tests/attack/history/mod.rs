@@ -99,10 +99,11 @@ async fn what_was_acknowledged_is_in_the_log_once_in_order_and_everybody_ends_eq
     assert!(maker.made.len() >= how_many(5, 10), "there was something to bear: {:?}", maker.made);
 }
 
-/// A run without trouble on a system that was weakened; the faults that were found.
+/// A run without trouble on a system that was weakened; the faults that were found. Small batches: every sixth request is
+/// sent twice, so there are many of them, and not all of what was carried out twice lost to a later write.
 async fn weakened(stage: &mut Stage, name: &str, weaken: &str, restore: &str) -> String {
     administer(&stage.plane, weaken).await;
-    let size = Size { tenants: 1, operations: 1_500, batch: 50, troubles: 0 };
+    let size = Size { tenants: 1, operations: 1_500, batch: 5, troubles: 0 };
     let (histories, _) = run(stage, name, &size, 1).await;
     administer(&stage.plane, restore).await;
     faults(&histories[0]).join("\n")
