@@ -9,6 +9,15 @@ macro_rules! product_roles {
     };
 }
 
+/// Who the administrators are, by their ids, for SQL: the owner of the database and who ran the migrations.
+macro_rules! administrators {
+    () => {
+        "(SELECT d.datdba FROM pg_database d WHERE d.datname = current_database() UNION ALL
+          SELECT c.relowner FROM pg_class c
+          WHERE c.relname = '_sqlx_migrations' AND c.relnamespace = to_regnamespace('public'))"
+    };
+}
+
 mod compare;
 mod expected;
 mod functions;

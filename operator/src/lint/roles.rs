@@ -36,8 +36,8 @@ pub(super) const CHECKS: &[Check] = &[
             "it logs in with {detail}, before which no policy and no grant holds: ALTER ROLE {object} with NO before \
              each, unless it is an administrator's",
         ),
-        // The role that initdb made, the owner of the database and who ran the migrations are administrators. From Postgres 16
-        // on CREATEROLE gives power over roles of one's own alone.
+        // The role that initdb made is an administrator too. From Postgres 16 on CREATEROLE gives power over roles of one's
+        // own alone.
         sql: concat!(
             "SELECT quote_ident(r.rolname), found.attributes
              FROM pg_roles r CROSS JOIN LATERAL (SELECT concat_ws(', ',
@@ -45,11 +45,9 @@ pub(super) const CHECKS: &[Check] = &[
                  CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END,
                  CASE WHEN r.rolcreaterole AND current_setting('server_version_num')::integer < 160000 THEN 'CREATEROLE' END
              ) AS attributes) AS found
-             WHERE r.rolcanlogin AND found.attributes <> '' AND r.oid <> 10
-                 AND r.oid <> (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database())
-                 AND r.oid IS DISTINCT FROM (SELECT c.relowner FROM pg_class c
-                     WHERE c.relname = '_sqlx_migrations' AND c.relnamespace = to_regnamespace('public'))
-                 AND r.rolname !~ ",
+             WHERE r.rolcanlogin AND found.attributes <> '' AND r.oid <> 10 AND r.oid NOT IN ",
+            administrators!(),
+            " AND r.rolname !~ ",
             product_roles!()
         ),
     },
@@ -59,7 +57,7 @@ pub(super) const CHECKS: &[Check] = &[
             "{detail}, which no migration grants and which hands over all rights of that role: REVOKE the one \
              role FROM the other",
         ),
-        // Administrators are the owner of the database, who ran the migrations, and superusers, whom nothing binds.
+        // Superusers may be members: nothing binds them anyway.
         sql: concat!(
             "SELECT member.rolname::text, 'it is a member of ' || r.rolname || CASE
                 WHEN m.admin_option THEN ' with admin option' ELSE '' END
@@ -69,10 +67,7 @@ pub(super) const CHECKS: &[Check] = &[
                  AND NOT (r.rolname = 'stellar_tenants' AND member.rolname ~ '^t_[0-9a-f]{32}$' AND NOT m.admin_option)
                  AND NOT (r.rolname ~ '^t_[0-9a-f]{32}$' AND member.rolname = 'stellar_role_manager')
                  AND NOT (member.rolname !~ ", product_roles!(), " AND (
-                     member.rolsuper
-                     OR member.oid = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database())
-                     OR member.oid = (SELECT c.relowner FROM pg_class c
-                         WHERE c.relname = '_sqlx_migrations' AND c.relnamespace = to_regnamespace('public'))))"
+                     member.rolsuper OR member.oid IN ", administrators!(), "))"
         ),
     },
     Check {

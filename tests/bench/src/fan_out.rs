@@ -6,7 +6,6 @@ use harness::{DataPlane, TenantSpec};
 use crate::{
     crowd::{Crowd, Door},
     plain::Plain,
-    requests::known,
     speaker::Speaker,
     table::{figure, median, ratio},
     text::Words,
@@ -20,7 +19,7 @@ const SHAPES: [(usize, usize); 3] = [(1, 30), (16, 15), (128, 5)];
 pub async fn measure() -> Result<()> {
     let plane = DataPlane::start().await?;
     let tenant = plane.tenant("room", TenantSpec { max_memories: -1, ..TenantSpec::default() }).await?;
-    known(&plane.client(&tenant)).await;
+    plane.client(&tenant).opens().await;
     let speaker = Speaker::new(plane.client(&tenant), SHAPES[2].0).await?;
     let mut plain = Plain::start(&plane.workdir).await?;
     let room = Crowd::enter(&[Door::Room(plane.gateway.port, tenant.key.clone())], SOCKETS).await?;

@@ -18,7 +18,7 @@ pub async fn measure() -> Result<()> {
     let unlimited = TenantSpec { max_memories: -1, ..TenantSpec::default() };
     let tenant = plane.tenant("bench", unlimited).await?;
     let client = plane.client(&tenant);
-    known(&client).await;
+    client.opens().await;
 
     let alone = stores(&client, 1, 300).await?;
     let together = stores(&client, 32, 3000).await?;
@@ -176,12 +176,4 @@ async fn flip(plane: &DataPlane, tenant: &Tenant, client: &Client) -> Result<()>
     }
     println!("{:<82} {failed:>10} of {asked}", "requests that failed during four flips of placement");
     Ok(())
-}
-
-/// Waits until the gateway lets the client in.
-pub async fn known(client: &Client) {
-    harness::eventually_within(Duration::from_secs(10), "the gateway knows the tenant", || async {
-        client.get("/stats").await.ok().filter(|answer| answer.status == 200).map(drop)
-    })
-    .await;
 }

@@ -8,10 +8,7 @@ use anyhow::{Context, Result, ensure};
 use harness::{Client, DataPlane, Tenant, TenantSpec};
 use sqlx::{PgConnection, Row as _};
 
-use crate::{
-    requests::known,
-    table::{figure, median, ratio, timed},
-};
+use crate::table::{figure, median, ratio, timed};
 
 const ROUNDS: usize = 15;
 /// Requests of agents at a time, and of each of these in a round. Many short rounds: the machine's drift meets both sides.
@@ -143,7 +140,7 @@ async fn fill(superuser: &mut PgConnection, tenant: &Tenant) -> Result<()> {
 
 /// Lists and stores through gateway and engine: requests a second with row-level security to those without.
 async fn agents(client: &Client, superuser: &mut PgConnection) -> Result<()> {
-    known(client).await;
+    client.opens().await;
     let mut speeds = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS_OF_AGENTS {
         let mut took = [(0.0, 0.0); 2];

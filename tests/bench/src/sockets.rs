@@ -10,7 +10,6 @@ use serde_json::json;
 use crate::{
     crowd::{Crowd, Door},
     process::Memory,
-    requests::known,
     table::figure,
 };
 
@@ -31,7 +30,7 @@ pub async fn measure() -> Result<()> {
     let tenants: Vec<_> = stream::iter(making).buffer_unordered(4).try_collect().await?;
     let doors: Vec<Door> = tenants.iter().map(|tenant| Door::Room(plane.gateway.port, tenant.key.clone())).collect();
     for tenant in &tenants {
-        known(&plane.client(tenant)).await;
+        plane.client(tenant).opens().await;
     }
     // One socket a room beforehand: rooms and the connections to the engine are not what a socket costs.
     let _first = Crowd::enter(&doors, 1).await?;

@@ -7,7 +7,6 @@ use harness::{DataPlane, TenantSpec};
 
 use crate::{
     crowd::{Crowd, Door, enter},
-    requests::known,
     speaker::Speaker,
     table::{Sample, median, ratio, row},
 };
@@ -25,7 +24,7 @@ const RECEIVES: u32 = 4 * 1024;
 pub async fn measure() -> Result<()> {
     let plane = DataPlane::start().await?;
     let tenant = plane.tenant("room", TenantSpec { max_memories: -1, ..TenantSpec::default() }).await?;
-    known(&plane.client(&tenant)).await;
+    plane.client(&tenant).opens().await;
     let speaker = Speaker::new(plane.client(&tenant), CHANGES).await?;
     let door = Door::Room(plane.gateway.port, tenant.key.clone());
     let room = Crowd::enter(std::slice::from_ref(&door), SOCKETS).await?;

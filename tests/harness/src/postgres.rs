@@ -2,13 +2,14 @@
 
 use std::{
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
+use tokio::sync::OnceCell;
 
 use crate::{
     Workdir, eventually_within, free_port,
@@ -16,6 +17,8 @@ use crate::{
 };
 
 const PASSWORD: &str = "admin-of-a-test";
+/// The folder of a server's data in its workdir.
+const DATA: &str = "postgres";
 
 /// A running server on 127.0.0.1 with password authentication, an administrator that is no superuser, and the
 /// database `stellar` that it owns.
@@ -53,36 +56,21 @@ impl Postgres {
     /// # Errors
     /// When there are no binaries or a step of the set-up fails.
     pub async fn start(workdir: &Workdir) -> Result<Self> {
-        let binaries = reachable(find_postgres()?, workdir)?;
-        let data = workdir.path().join("postgres");
-        fs::create_dir(&data)?;
-        let password_file = workdir.path().join("superuser");
-        fs::write(&password_file, PASSWORD)?;
-        // Postgres refuses to run as root.
-        give_to_nobody(&data)?;
-        let output = unprivileged(&binaries.join("initdb"))
-            .args(["--username=postgres", "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8", "--locale=C"])
-            .arg(format!("--pwfile={}", password_file.display()))
-            .arg("--pgdata")
-            .arg(&data)
-            .output()
-            .context("run initdb")?;
-        if !output.status.success() {
-            bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        let mut postgres = Self { workdir: workdir.clone(), binaries, child: None, port: free_port()? };
+        let template = TEMPLATE.get_or_try_init(Template::make).await?;
+        copy(&template.workdir.path().join(DATA), &workdir.path().join(DATA))?;
+        Self::of(workdir, &template.binaries).await
+    }
+
+    /// Starts a server on the data that is in the folder.
+    async fn of(workdir: &Workdir, binaries: &Path) -> Result<Self> {
+        let mut postgres =
+            Self { workdir: workdir.clone(), binaries: binaries.to_owned(), child: None, port: free_port()? };
         postgres.start_again().await?;
-        let mut superuser = postgres.superuser("postgres").await?;
-        for statement in
-            ["CREATE ROLE admin LOGIN CREATEROLE PASSWORD 'admin-of-a-test'", "CREATE DATABASE stellar OWNER admin"]
-        {
-            sqlx::query(statement).execute(&mut superuser).await.context("make the administrator and its database")?;
-        }
         Ok(postgres)
     }
 
     /// The folder with the server's programs, within reach of the unprivileged user.
-    pub fn binaries(&self) -> &std::path::Path {
+    pub fn binaries(&self) -> &Path {
         &self.binaries
     }
 
@@ -122,7 +110,7 @@ impl Postgres {
         let log = File::options().create(true).append(true).open(self.workdir.path().join("postgres.log"))?;
         let child = unprivileged(&self.binaries.join("postgres"))
             .arg("-D")
-            .arg(self.workdir.path().join("postgres"))
+            .arg(self.workdir.path().join(DATA))
             .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
             .args(["-c", "unix_socket_directories=", "-c", "max_connections=200"])
             .stdin(Stdio::null())
@@ -145,8 +133,12 @@ impl Postgres {
     /// # Errors
     /// When the server was not running.
     pub fn stop(&mut self) -> Result<()> {
+        self.end("QUIT")
+    }
+
+    fn end(&mut self, signal: &str) -> Result<()> {
         let mut child = self.child.take().context("Postgres is not running")?;
-        Command::new("kill").args(["-s", "QUIT", &child.id().to_string()]).status()?;
+        Command::new("kill").args(["-s", signal, &child.id().to_string()]).status()?;
         child.wait()?;
         Ok(())
     }
@@ -161,16 +153,63 @@ impl Drop for Postgres {
     }
 }
 
+/// What every server of this test process begins as. To copy it takes a tenth of the time of making it anew.
+struct Template {
+    workdir: Workdir,
+    binaries: PathBuf,
+}
+
+static TEMPLATE: OnceCell<Template> = OnceCell::const_new();
+
+impl Template {
+    async fn make() -> Result<Self> {
+        let workdir = Workdir::new()?;
+        let binaries = reachable(find_postgres()?, &workdir)?;
+        let data = workdir.path().join(DATA);
+        fs::create_dir(&data)?;
+        let password_file = workdir.path().join("superuser");
+        fs::write(&password_file, PASSWORD)?;
+        // Postgres refuses to run as root.
+        give_to_nobody(&data)?;
+        let output = unprivileged(&binaries.join("initdb"))
+            .args(["--username=postgres", "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8", "--locale=C"])
+            .arg(format!("--pwfile={}", password_file.display()))
+            .arg("--pgdata")
+            .arg(&data)
+            .output()
+            .context("run initdb")?;
+        if !output.status.success() {
+            bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let mut postgres = Postgres::of(&workdir, &binaries).await?;
+        let mut superuser = postgres.superuser("postgres").await?;
+        for statement in
+            ["CREATE ROLE admin LOGIN CREATEROLE PASSWORD 'admin-of-a-test'", "CREATE DATABASE stellar OWNER admin"]
+        {
+            sqlx::query(statement).execute(&mut superuser).await.context("make the administrator and its database")?;
+        }
+        superuser.close().await?;
+        // In order: nothing is left to recover.
+        postgres.end("INT")?;
+        Ok(Self { workdir, binaries })
+    }
+}
+
 /// Binaries in root's home are out of reach for the unprivileged user: then a copy serves.
 fn reachable(binaries: PathBuf, workdir: &Workdir) -> Result<PathBuf> {
     if !is_root() || binaries.starts_with("/usr") {
         return Ok(binaries);
     }
-    let (installation, copy) = (binaries.join(".."), workdir.path().join("postgres-binaries"));
-    let copied =
-        Command::new("cp").arg("-r").arg(&installation).arg(&copy).status().context("copy the Postgres binaries")?;
+    let reachable = workdir.path().join("postgres-binaries");
+    copy(&binaries.join(".."), &reachable)?;
+    Ok(reachable.join("bin"))
+}
+
+/// Copies a folder, owners and modes included.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().context("run cp")?;
     if !copied.success() {
-        bail!("cannot copy {} for the unprivileged user", installation.display());
+        bail!("cannot copy {} to {}", from.display(), to.display());
     }
-    Ok(copy.join("bin"))
+    Ok(())
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use attack::Search;
-use harness::{Collector, Postgres, binary, eventually_within};
+use harness::{Collector, Postgres, binary, eventually, eventually_within};
 use serde_json::{Value, json};
 use tenancy::{ApiKey, MasterKey, TenantId};
 
@@ -36,7 +36,7 @@ fn process(pid: &str) -> [Vec<u8>; 2] {
 }
 
 /// Migrates once more, as an upgrade does, at the most talkative.
-fn migration(postgres: &Postgres, kubeconfig: &Path) -> [Place; 3] {
+async fn migration(postgres: &Postgres, kubeconfig: &Path) -> [Place; 3] {
     let mut child = Command::new(binary("operator").unwrap())
         .args(["migrate", "--namespace", SYSTEM, "--admin-url-file", "/proc/self/fd/0"])
         .env("RUST_LOG", "trace")
@@ -46,8 +46,12 @@ fn migration(postgres: &Postgres, kubeconfig: &Path) -> [Place; 3] {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It waits until it is told where Postgres is.
-    let [arguments, environment] = process(&child.id().to_string());
+    // It waits until it is told where Postgres is. A process that begins has neither for a moment.
+    let pid = child.id().to_string();
+    let [arguments, environment] = eventually("what the migration was started with", || async {
+        Some(process(&pid)).filter(|shown| !shown.iter().any(Vec::is_empty))
+    })
+    .await;
     child.stdin.take().unwrap().write_all(postgres.admin_url().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "migrate: {}", String::from_utf8_lossy(&output.stderr));
@@ -99,7 +103,7 @@ async fn no_secret_is_in_logs_at_any_level_traces_events_statuses_metrics_or_arg
     let start = Start { log_filter: Some("trace"), traces: Some(collector.clone()), ..stage.start() };
     let workdir = start.workdir.path();
     let kubeconfigs = [start.kubeconfig.clone(), workdir.join("migrate.kubeconfig")];
-    let mut places = Vec::from(migration(&stage.postgres, &kubeconfigs[1]));
+    let mut places = Vec::from(migration(&stage.postgres, &kubeconfigs[1]).await);
     let operator = Operator::start(&start);
     let mut search = Search::default();
     let master_key = fs::read_to_string(&start.key_file).unwrap();

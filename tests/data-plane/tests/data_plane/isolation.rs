@@ -239,42 +239,48 @@ impl Ground {
     /// Runs every attack as one kind of attacker; returns the names of those that got through.
     async fn attack(&self, pooled: bool) -> Vec<&'static str> {
         let mut through = Vec::new();
-        for (name, breach, sql) in ATTACKS {
-            let sql = sql
-                .replace("{A}", &self.attacker.id.to_string())
-                .replace("{B}", &self.victim.id.to_string())
-                .replace("{ROLE_B}", RoleName::of(self.victim.id).as_str())
-                .replace("{MEMORY}", &self.memory);
-            let mut session = self.session(pooled).await;
-            let mut transaction = session.begin().await.unwrap();
-            let entered = sqlx::query("SELECT * FROM stellar.enter($1, $2, 'default', false)")
-                .bind(self.attacker.id.uuid())
-                .bind(self.plane.master().capability(self.attacker.id, 1).as_bytes().as_slice())
-                .fetch_all(&mut *transaction)
-                .await
-                .unwrap();
-            assert_eq!(entered.len(), 1, "the attacker is a tenant like any other");
-            let outcome = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *transaction).await;
-            let breached = match (breach, outcome) {
-                (Breach::Accepted, outcome) => outcome.is_ok(),
-                (Breach::Row, Ok(rows)) => {
-                    rows.iter().any(|row| sqlx::Row::try_get::<i32, _>(row, 0).is_ok_and(|n| n == 1))
-                }
-                (Breach::Row, Err(_)) => false,
-            };
-            if breached {
+        for (name, ..) in ATTACKS {
+            if self.gets_through(pooled, name).await {
                 through.push(*name);
             }
         }
         through
     }
 
-    /// The definition of every function of the schema, as SQL that puts it back.
-    async fn functions(&self) -> Vec<String> {
+    /// Runs the attack of that name as one kind of attacker.
+    async fn gets_through(&self, pooled: bool, name: &str) -> bool {
+        let (_, breach, sql) = ATTACKS.iter().find(|(its, ..)| *its == name).expect("an attack of that name");
+        let sql = sql
+            .replace("{A}", &self.attacker.id.to_string())
+            .replace("{B}", &self.victim.id.to_string())
+            .replace("{ROLE_B}", RoleName::of(self.victim.id).as_str())
+            .replace("{MEMORY}", &self.memory);
+        let mut session = self.session(pooled).await;
+        let mut transaction = session.begin().await.unwrap();
+        let entered = sqlx::query("SELECT * FROM stellar.enter($1, $2, 'default', false)")
+            .bind(self.attacker.id.uuid())
+            .bind(self.plane.master().capability(self.attacker.id, 1).as_bytes().as_slice())
+            .fetch_all(&mut *transaction)
+            .await
+            .unwrap();
+        assert_eq!(entered.len(), 1, "the attacker is a tenant like any other");
+        let outcome = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *transaction).await;
+        match (breach, outcome) {
+            (Breach::Accepted, outcome) => outcome.is_ok(),
+            (Breach::Row, Ok(rows)) => {
+                rows.iter().any(|row| sqlx::Row::try_get::<i32, _>(row, 0).is_ok_and(|n| n == 1))
+            }
+            (Breach::Row, Err(_)) => false,
+        }
+    }
+
+    /// The definitions of all functions of the schema, as SQL that puts them back.
+    async fn functions(&self) -> String {
         sqlx::query_scalar(
-            "SELECT pg_catalog.pg_get_functiondef(p.oid) FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'stellar'::regnamespace",
+            "SELECT string_agg(pg_catalog.pg_get_functiondef(p.oid), ';') FROM pg_catalog.pg_proc p
+             WHERE p.pronamespace = 'stellar'::regnamespace",
         )
-        .fetch_all(&mut self.plane.postgres.superuser("stellar").await.unwrap())
+        .fetch_one(&mut self.plane.postgres.superuser("stellar").await.unwrap())
         .await
         .unwrap()
     }
@@ -296,12 +302,10 @@ async fn no_attack_gets_through_and_every_broken_layer_is_noticed() {
     let functions = ground.functions().await;
     for fault in FAULTS {
         ground.administer(fault.breaks).await;
-        let noticed = [ground.attack(true).await, ground.attack(false).await].concat();
-        assert!(noticed.contains(&fault.noticed_by), "nobody noticed: {}; but: {noticed:?}", fault.breaks);
-        ground.administer(fault.mends).await;
-        for function in &functions {
-            ground.administer(function).await;
-        }
+        let noticed =
+            ground.gets_through(true, fault.noticed_by).await || ground.gets_through(false, fault.noticed_by).await;
+        assert!(noticed, "{} is not noticed by the attack that {}", fault.breaks, fault.noticed_by);
+        ground.administer(&format!("{}; {functions}", fault.mends)).await;
     }
     for pooled in [true, false] {
         assert_eq!(ground.attack(pooled).await, Vec::<&str>::new(), "all is mended; pooled: {pooled}");

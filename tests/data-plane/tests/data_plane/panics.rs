@@ -3,6 +3,7 @@
 
 use std::{panic::resume_unwind, time::Duration};
 
+use attack::tries;
 use engine::store::{Access, Caller, Database, MemoryPage, Store, StoreError, TenantTx};
 use futures::{StreamExt as _, stream};
 use harness::{DataPlane, TenantSpec};
@@ -13,11 +14,6 @@ const TENANTS: usize = 100;
 const CONNECTIONS: u32 = 4;
 const AT_ONCE: usize = 16;
 const ON_PURPOSE: &str = "on purpose";
-
-/// Whole where ATTACK says so, as the attacks have it.
-fn how_many() -> usize {
-    if std::env::var("ATTACK").is_ok_and(|size| size == "whole") { 10_000 } else { 2_000 }
-}
 
 /// What a tenant is called, and the content of its one memory.
 fn mark(n: usize) -> String {
@@ -215,7 +211,7 @@ async fn a_panic_within_a_transaction_is_nothing_to_the_next_tenant_on_its_conne
     let database = Database::from_file(&url, &CancellationToken::new()).await.unwrap();
     let store = Store::new(&database, CONNECTIONS, None);
 
-    let requests = how_many();
+    let requests = tries(2_000, 10_000);
     let Told { right, given_up, panicked, refused, killed, wrong } = drive(plane, &store, &callers, requests).await;
     println!(
         "{requests} requests: {panicked} panicked, {given_up} given up, {refused} refused; {killed} connections killed"

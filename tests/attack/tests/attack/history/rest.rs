@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{
+    Size,
     book::{Book, Writer},
     record::{Fate, Kind, id},
 };
@@ -26,8 +27,8 @@ async fn answered(request: impl Fn() -> RequestBuilder) -> Answer {
     }
 }
 
-/// Batches of up to `most`, until there are enough operations.
-pub async fn batches(client: Client, book: Arc<Book>, mut writer: Writer, most: usize) {
+/// Batches, until there are enough operations.
+pub async fn batches(client: Client, book: Arc<Book>, mut writer: Writer, Size { batch: most, again, .. }: Size) {
     loop {
         writer.keyed = writer.dice.roll(2) == 0;
         let size = 1 + writer.dice.roll(most);
@@ -41,7 +42,7 @@ pub async fn batches(client: Client, book: Arc<Book>, mut writer: Writer, most: 
             let request = client.request(Method::POST, "/batch").json(&body);
             if writer.keyed { request.header("idempotency-key", format!("b{first}")) } else { request }
         };
-        let again = usize::from(writer.dice.roll(6) == 0);
+        let again = usize::from(writer.dice.roll(again) == 0);
         for _ in 0..=again {
             let answer = answered(request).await;
             match answer.body["results"].as_array().filter(|results| results.len() == ns.len()) {
@@ -72,10 +73,10 @@ fn settle(book: &Book, n: u32, result: &Value) {
 }
 
 /// One operation at a time, until there are enough.
-pub async fn singles(client: Client, book: Arc<Book>, mut writer: Writer) {
+pub async fn singles(client: Client, book: Arc<Book>, mut writer: Writer, Size { again, .. }: Size) {
     (writer.keyed, writer.single) = (true, true);
     while let [n] = book.plan(&mut writer, 1)[..] {
-        let again = usize::from(writer.dice.roll(6) == 0);
+        let again = usize::from(writer.dice.roll(again) == 0);
         for _ in 0..=again {
             let answer = answered(|| single(&client, &book, n)).await;
             match fate(&answer, book.op(n).kind) {

@@ -12,6 +12,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use uuid::Uuid;
 
 use super::{
+    Size,
     book::{Book, Writer},
     check::History,
     events,
@@ -78,14 +79,14 @@ impl Stage {
         administer(&self.plane, prune).await;
     }
 
-    /// A tenant whose clients ask for so many operations, at most `batch` in a request.
-    pub async fn company(&self, name: &str, operations: usize, batch: usize, seed: u64) -> Company {
+    /// A tenant with its part of the operations, and the clients that ask for them.
+    pub async fn company(&self, name: &str, size: Size, seed: u64) -> Company {
         let tenant = self.plane.tenant(name, ROOMY).await.unwrap();
         let mut keys = Vec::new();
         for agent in AGENTS {
             keys.push(self.key(&tenant, agent).await);
         }
-        let book = Arc::new(Book::new(operations));
+        let book = Arc::new(Book::new(size.operations.div_ceil(size.tenants)));
         let mut company = Company {
             tenant,
             book,
@@ -105,11 +106,12 @@ impl Stage {
         company.followers.push(tokio::spawn(events::listen(client, follower)));
         for (number, agent) in [(2, "ada"), (3, "bob")] {
             let client = Client::new(&self.link(&mut company).await, &key(agent));
-            let batches = rest::batches(client, company.book.clone(), writer(number, agent), batch);
+            let batches = rest::batches(client, company.book.clone(), writer(number, agent), size);
             company.requesters.push(tokio::spawn(batches));
         }
         let client = Client::new(&self.link(&mut company).await, &key("moe"));
-        company.requesters.push(tokio::spawn(rest::singles(client, company.book.clone(), writer(4, "moe"))));
+        let singles = rest::singles(client, company.book.clone(), writer(4, "moe"), size);
+        company.requesters.push(tokio::spawn(singles));
         company
     }
 

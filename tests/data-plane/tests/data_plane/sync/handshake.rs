@@ -1,6 +1,6 @@
 //! Who is let in, and what the others are told.
 
-use harness::{Heard, Socket, TenantSpec, eventually};
+use harness::{DataPlane, Heard, Socket, TenantSpec, eventually};
 use serde_json::{Value, json};
 
 use super::{ROOMY, enter, roomy};
@@ -8,7 +8,11 @@ use crate::shared;
 
 /// Sends a first frame; the answer, and the code of the close that follows.
 async fn refused(frame: Option<&str>) -> (Value, Option<u16>) {
-    let mut socket = Socket::connect(&shared().await.url()).await.unwrap();
+    refused_by(shared().await, frame).await
+}
+
+async fn refused_by(plane: &DataPlane, frame: Option<&str>) -> (Value, Option<u16>) {
+    let mut socket = Socket::connect(&plane.url()).await.unwrap();
     if let Some(frame) = frame {
         socket.message(tokio_tungstenite::tungstenite::Message::Text(frame.into())).await.unwrap();
     }
@@ -73,11 +77,12 @@ async fn a_request_that_is_no_upgrade_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_socket_too_many_is_refused_and_a_closed_one_gives_its_place_back() {
-    let plane = shared().await;
+    // Further gateways, which other tests start, would share the sockets.
+    let plane = &DataPlane::start().await.unwrap();
     let tenant = plane.tenant("sync-full", TenantSpec { max_sockets: 2, ..ROOMY }).await.unwrap();
     let (first, _) = enter(plane, &tenant, None).await;
     let (_second, _) = enter(plane, &tenant, None).await;
-    let (answer, code) = refused(Some(&json!({ "api_key": tenant.key }).to_string())).await;
+    let (answer, code) = refused_by(plane, Some(&json!({ "api_key": tenant.key }).to_string())).await;
     assert_eq!((&answer["error"], code), (&json!("too-many-sockets"), Some(4003)), "{answer}");
     drop(first);
     eventually("the place is free again", || async {
