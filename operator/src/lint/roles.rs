@@ -2,6 +2,39 @@
 
 use super::{Check, Rule};
 
+/// Settings that sessions of the product's roles begin with. A value may be a secret: only names are told. Time and memory
+/// harm nobody.
+macro_rules! role_settings {
+    () => {
+        concat!(
+            "SELECT quote_ident(r.rolname), s.name
+             FROM (SELECT s.setrole, split_part(setting, '=', 1) AS name
+                 FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) AS setting
+                 WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))) AS s
+             JOIN pg_roles r ON r.oid = s.setrole
+             WHERE s.name NOT IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
+                     'idle_in_transaction_session_timeout', 'idle_session_timeout', 'work_mem', 'maintenance_work_mem')
+                 AND r.rolname ~ ",
+            product_roles!()
+        )
+    };
+}
+
+/// A pattern of the roles whose settings a tenant can change: its own and, before Postgres 16, its group's.
+macro_rules! tenant_roles {
+    () => {
+        "'^(stellar_tenants|t_[0-9a-f]{32})$'"
+    };
+}
+
+/// Whether only an administrator can have set it. Others see nothing in pg_settings of what is named here.
+macro_rules! not_ones_own {
+    () => {
+        "(s.name IN ('session_preload_libraries', 'dynamic_library_path')
+             OR EXISTS (SELECT FROM pg_settings p WHERE p.name = s.name AND p.context LIKE 'superuser%'))"
+    };
+}
+
 pub(super) const CHECKS: &[Check] = &[
     Check {
         rule: Rule::error("role-missing", "the role is gone: create it as migrations/0001_roles.sql does, and grant again"),
@@ -86,17 +119,15 @@ pub(super) const CHECKS: &[Check] = &[
             "its sessions begin with a {detail} of their own, before any policy is asked: ALTER ROLE {object} \
              RESET {detail}",
         ),
-        // A value may be a secret: only names are told. Time and memory harm nobody.
-        sql: concat!(
-            "SELECT quote_ident(r.rolname), split_part(setting, '=', 1)
-             FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
-             CROSS JOIN LATERAL unnest(s.setconfig) AS setting
-             WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
-                 AND split_part(setting, '=', 1) NOT IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
-                     'idle_in_transaction_session_timeout', 'idle_session_timeout', 'work_mem', 'maintenance_work_mem')
-                 AND r.rolname ~ ",
-            product_roles!()
+        sql: concat!(role_settings!(), " AND (r.rolname !~ ", tenant_roles!(), " OR ", not_ones_own!(), ")"),
+    },
+    Check {
+        rule: Rule::warning(
+            "tenant-setting",
+            "its sessions begin with a {detail} that it has set itself, which harms no other tenant, and no engine does: \
+             somebody else logged in as it. ALTER ROLE {object} RESET {detail}, and count up spec.rotation",
         ),
+        sql: concat!(role_settings!(), " AND r.rolname ~ ", tenant_roles!(), " AND NOT ", not_ones_own!()),
     },
     Check {
         rule: Rule::error(

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection};
 use tenancy::Password;
 use tokio::time::{Instant, sleep_until};
 
@@ -94,6 +94,19 @@ fn password_in(text: &str) -> Option<Password> {
     text.parse::<PostgresUrl>().ok()?.password()
 }
 
+/// Takes from the roles what any session of theirs may have set for all to come: of the group any tenant, before Postgres 16.
+pub(super) async fn reset_settings(admin: &mut PgConnection) -> Result<(), MigrateError> {
+    let failed = |source| MigrateError::Postgres { operation: "reset the settings of the logins", source };
+    for role in ["stellar_operator", "stellar_gateway", "stellar_pool", "stellar_tenants"] {
+        let statement = format!(
+            "ALTER ROLE {role} RESET ALL;
+             DO $$ BEGIN EXECUTE format('ALTER ROLE {role} IN DATABASE %I RESET ALL', current_database()); END $$"
+        );
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *admin).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// Sets the passwords in Postgres.
 pub(super) async fn admit(admin: &mut PgConnection, logins: &[Login]) -> Result<(), MigrateError> {
     for Login { role, password, is_new, .. } in logins {
@@ -128,13 +141,8 @@ pub(super) async fn rotate(
 
 async fn set_password(admin: &mut PgConnection, role: &str, password: &Password) -> Result<(), MigrateError> {
     let failed = |source| MigrateError::Postgres { operation: "set a login's password", source };
-    let mut transaction = admin.begin().await.map_err(failed)?;
     // ALTER ROLE takes no bind parameter. The name is one of three constants; a verifier has no quote in it.
-    let statement = format!(
-        "ALTER ROLE {role} LOGIN PASSWORD '{}'; ALTER ROLE {role} RESET ALL;
-         DO $$ BEGIN EXECUTE format('ALTER ROLE {role} IN DATABASE %I RESET ALL', current_database()); END $$",
-        password.verifier()
-    );
-    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await.map_err(failed)?;
-    transaction.commit().await.map_err(failed)
+    let statement = format!("ALTER ROLE {role} LOGIN PASSWORD '{}'", password.verifier());
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(admin).await.map_err(failed)?;
+    Ok(())
 }

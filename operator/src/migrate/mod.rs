@@ -128,6 +128,8 @@ impl Migration {
         let written = Instant::now();
         let mut admin = schema::connect(&self.admin, self.patience).await?;
         schema::migrate(&mut admin).await?;
+        // Before the look at them: else whoever has SQL of a login's could keep every upgrade from happening.
+        logins::reset_settings(&mut admin).await?;
         // Before any login opens: a weakened database serves no new installation, and an upgrade says so.
         schema::lint(&mut admin, self.allow_findings).await?;
         logins::admit(&mut admin, &logins).await?;

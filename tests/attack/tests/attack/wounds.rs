@@ -11,23 +11,19 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use crate::ground::{self, Login, Outcome, administer};
 
 /// Puts back what the weakened builds replace.
-static FUNCTIONS: OnceCell<Vec<String>> = OnceCell::const_new();
+static FUNCTIONS: OnceCell<String> = OnceCell::const_new();
 
 /// The servers, shared, and the right to weaken them: one test at a time.
 async fn shared() -> (&'static DataPlane, MutexGuard<'static, ()>) {
     static SHARED: OnceCell<DataPlane> = OnceCell::const_new();
     static TURN: Mutex<()> = Mutex::const_new(());
     let plane = SHARED.get_or_init(|| async { DataPlane::start().await.unwrap() }).await;
-    let definitions =
-        "SELECT array_agg(pg_get_functiondef(p.oid)) FROM pg_proc p WHERE p.pronamespace = 'stellar'::regnamespace";
-    FUNCTIONS.get_or_init(|| ground::ask(plane, definitions)).await;
+    FUNCTIONS.get_or_init(|| ground::functions(plane)).await;
     (plane, TURN.lock().await)
 }
 
 async fn mend(plane: &DataPlane) {
-    for function in FUNCTIONS.get().unwrap() {
-        administer(plane, function).await;
-    }
+    administer(plane, FUNCTIONS.get().unwrap()).await;
 }
 
 /// An attacker whose own role may log in, and a victim with memories that tell.

@@ -18,6 +18,7 @@ use std::{
 use harness::{Client, DataPlane, Program, TenantSpec, eventually};
 use login_pool::{LoginPool, UrlFile};
 use sqlx::{ConnectOptions as _, postgres::PgPoolOptions};
+use tenancy::RoleName;
 use tokio::{task::JoinHandle, time::interval};
 
 const LOGINS: [&str; 3] = ["operator", "gateway", "pool"];
@@ -177,6 +178,38 @@ fn show(folder: &Path, files: &[(String, Option<String>)]) {
             None => fs::remove_file(folder.join(name)).unwrap(),
         }
     }
+}
+
+/// Any session of a login can leave settings for all of that login's sessions to come. They fail no migration, or somebody who
+/// has SQL of a tenant's could keep every upgrade from happening.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_login_has_set_for_itself_is_gone_after_a_migration() {
+    let plane = DataPlane::start().await.unwrap();
+    let tenant = plane.tenant("settings", TenantSpec::default()).await.unwrap();
+    let client = plane.client(&tenant);
+    client.opens().await;
+    let kept = async || -> i64 {
+        let of_logins = "SELECT count(*) FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+            WHERE r.rolname LIKE 'stellar\\_%'";
+        sqlx::query_scalar(of_logins).fetch_one(&mut plane.postgres.superuser("stellar").await.unwrap()).await.unwrap()
+    };
+    for login in LOGINS {
+        let set = "ALTER ROLE CURRENT_USER SET row_security = off;
+            ALTER ROLE CURRENT_USER IN DATABASE stellar SET default_transaction_isolation = 'serializable'";
+        sqlx::raw_sql(set).execute(&mut plane.login(login).await.unwrap()).await.unwrap();
+    }
+    assert_eq!(kept().await, 6, "for the login everywhere, and in this database");
+    let role = RoleName::of(tenant.id);
+    let of_tenant = format!("SET ROLE {role}; ALTER ROLE CURRENT_USER SET search_path = public; RESET ROLE");
+    let mut superuser = plane.postgres.superuser("stellar").await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(of_tenant)).execute(&mut superuser).await.unwrap();
+    // Sessions that begin with these do their work all the same.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'stellar\\_%'";
+    sqlx::query(end).execute(&mut superuser).await.unwrap();
+    assert_eq!(client.store("meanwhile").await.unwrap().status, 201);
+    run(plane.migration(&[]).unwrap()).await;
+    assert_eq!(kept().await, 0);
+    assert_eq!(client.store("afterwards").await.unwrap().status, 201);
 }
 
 #[tokio::test]

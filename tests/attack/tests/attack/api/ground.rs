@@ -231,21 +231,6 @@ impl Ground {
         }
         digests
     }
-
-    pub async fn administer(&self, sql: &str) {
-        let mut superuser = self.plane.postgres.superuser("stellar").await.unwrap();
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut superuser).await.unwrap();
-    }
-
-    /// The definition of every function of the schema, as SQL that puts it back.
-    pub async fn functions(&self) -> Vec<String> {
-        sqlx::query_scalar(
-            "SELECT pg_get_functiondef(p.oid) FROM pg_proc p WHERE p.pronamespace = 'stellar'::regnamespace",
-        )
-        .fetch_all(&mut self.plane.postgres.superuser("stellar").await.unwrap())
-        .await
-        .unwrap()
-    }
 }
 
 async fn tenant(plane: &DataPlane, name: &str) -> Tenant {

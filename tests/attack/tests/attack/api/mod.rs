@@ -22,6 +22,8 @@ use probes::{
 };
 use timing::{Sample, accuracy, guessing};
 
+use crate::ground::{administer, functions};
+
 const AT_ONCE: usize = 8;
 /// What the best threshold may judge rightly in the whole run. With 20,000 pairs a guess is 0.5 ± 0.0035.
 const GUESSING: f64 = 0.52;
@@ -299,28 +301,25 @@ const FAULTS: &[Fault] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn a_weakened_system_is_told_by_the_probe_that_meets_it() {
     let ground = Ground::prepare().await;
-    let functions = ground.functions().await;
+    let functions = functions(&ground.plane).await;
     // Every probe by both attackers.
     let once = PROBES.len() * 4;
 
     // A policy that lets everything through is not enough for a leak: the engine's statements name the tenant too.
-    ground.administer("CREATE POLICY leak ON stellar.memories FOR SELECT USING (true)").await;
+    administer(&ground.plane, "CREATE POLICY leak ON stellar.memories FOR SELECT USING (true)").await;
     let findings = ground.sweep(once).await;
     assert!(findings.is_empty(), "{findings:#?}");
-    ground.administer("DROP POLICY leak ON stellar.memories").await;
+    administer(&ground.plane, "DROP POLICY leak ON stellar.memories").await;
 
     for fault in FAULTS {
-        ground.administer(fault.breaks).await;
+        administer(&ground.plane, fault.breaks).await;
         let mut findings = ground.sweep(once).await;
         findings.extend(ground.reuse_if_it_can_be_stored(fault).await);
         let told = findings.iter().find(|finding| finding.probe == fault.told_by);
         let told = told.unwrap_or_else(|| panic!("not told by {}, but: {findings:#?}", fault.told_by));
         let shown: String = told.what.chars().take(100).collect();
         println!("{} findings, such as {}: {shown}", findings.len(), told.probe);
-        ground.administer(fault.mends).await;
-        for function in &functions {
-            ground.administer(function).await;
-        }
+        administer(&ground.plane, &format!("{}; {functions}", fault.mends)).await;
     }
 }
 
@@ -376,8 +375,9 @@ async fn time_tells_no_foreign_id_from_one_that_never_was() {
         }
     }
     // A foreign id that takes longer must be seen, or seeing none would mean nothing.
-    ground
-        .administer(&format!(
+    administer(
+        &ground.plane,
+        &format!(
             "CREATE FUNCTION public.slower() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
                 IF EXISTS (SELECT FROM stellar.memories m WHERE m.id = (NEW.answer ->> 'id')::uuid) THEN
                     PERFORM pg_sleep({delay});
@@ -385,8 +385,9 @@ async fn time_tells_no_foreign_id_from_one_that_never_was() {
                 RETURN NEW;
              END $$;
              CREATE TRIGGER slower AFTER INSERT ON stellar.operations FOR EACH ROW EXECUTE FUNCTION public.slower()"
-        ))
-        .await;
+        ),
+    )
+    .await;
     for (kind, attacker) in attackers() {
         let slower = accuracy(&ground.time(attacker, &FORGET, pairs).await);
         println!("{kind}, slowed down by {delay} s: right {:.2} % of the time", slower * 100.0);

@@ -94,6 +94,12 @@ pub const FAULTS: &[Fault] = &[
     ),
     error(
         "role-setting",
+        "a tenant's rows fire no trigger",
+        "ALTER ROLE {ROLE} SET session_replication_role = replica",
+        "ALTER ROLE {ROLE} RESET session_replication_role",
+    ),
+    warning(
+        "tenant-setting",
         "a tenant begins with its own search path",
         "ALTER ROLE {ROLE} IN DATABASE stellar SET search_path = public",
         "ALTER ROLE {ROLE} IN DATABASE stellar RESET search_path",
