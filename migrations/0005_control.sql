@@ -46,6 +46,8 @@ DECLARE
     sockets integer;
     messages integer;
 BEGIN
+    -- In the order of every writer (write_lock): else a store and a change of the tier could wait for each other.
+    PERFORM FROM stellar.usage g WHERE g.user_id = p_id FOR UPDATE;
     SELECT u.* INTO held FROM stellar.users u WHERE u.id = p_id FOR UPDATE;
     sockets := coalesce(p_max_sockets, held.max_sockets, 5);
     messages := coalesce(p_socket_messages_per_second, held.socket_messages_per_second, 10);
@@ -162,9 +164,9 @@ BEGIN
     IF NOT stellar.tenant_owned(p_id, p_name) THEN
         RETURN true;
     END IF;
-    -- First nobody can write any more, and the triggers know that nothing is to be counted.
-    UPDATE stellar.users u SET retired_at = now() WHERE u.id = p_id AND u.retired_at IS NULL;
+    -- First nobody can write any more, and the triggers know that nothing is to be counted. In the order of every writer.
     DELETE FROM stellar.usage u WHERE u.user_id = p_id;
+    UPDATE stellar.users u SET retired_at = now() WHERE u.id = p_id AND u.retired_at IS NULL;
     DELETE FROM stellar.memories m WHERE m.ctid = ANY (ARRAY(
         SELECT x.ctid FROM stellar.memories x WHERE x.user_id = p_id LIMIT p_batch));
     IF FOUND THEN

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use harness::{DataPlane, Socket, TenantSpec};
 use serde_json::json;
+use sqlx::Connection as _;
 
 use crate::shared;
 
@@ -112,6 +113,43 @@ async fn smaller_limits_hold_at_once_delete_nothing_and_refuse_only_what_adds() 
     assert_eq!(client.store("and now there is none").await.unwrap().status, 403);
     plane.apply(&ada, spec).await.unwrap();
     assert_eq!(client.store("a larger tier, at once").await.unwrap().status, 201);
+}
+
+/// Both lock what the tenant uses and then the tenant: were the change to go the other way, Postgres would end one of the two.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_changes_while_a_store_waits_fails_neither() {
+    let plane = DataPlane::start().await.unwrap();
+    let tenant = plane.tenant("changes", TenantSpec::default()).await.unwrap();
+    let client = plane.client(&tenant);
+    client.opens().await;
+    let mut holder = plane.postgres.superuser("stellar").await.unwrap();
+    let mut held = holder.begin().await.unwrap();
+    let hold = "SELECT FROM stellar.usage WHERE user_id = $1 FOR UPDATE";
+    sqlx::query(hold).bind(tenant.id.uuid()).execute(&mut *held).await.unwrap();
+    let waiting = async |count: i64| {
+        harness::eventually(&format!("{count} wait"), || async {
+            let mut superuser = plane.postgres.superuser("stellar").await.unwrap();
+            let waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted";
+            let found: i64 = sqlx::query_scalar(waiting).fetch_one(&mut superuser).await.unwrap();
+            (found == count).then_some(())
+        })
+        .await;
+    };
+    let changed = TenantSpec { max_memories: 7, ..TenantSpec::default() };
+    let (stored, applied, ()) = tokio::join!(
+        client.store("stored meanwhile"),
+        async {
+            waiting(1).await;
+            plane.apply(&tenant, changed).await
+        },
+        async {
+            waiting(2).await;
+            held.commit().await.unwrap();
+        },
+    );
+    let stored = stored.unwrap();
+    assert_eq!(stored.status, 201, "{}", stored.text);
+    applied.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
