@@ -137,8 +137,12 @@ const FOUND_DEFAULTS: &str = concat!(
          'made by', r.rolname, 'in ' || nullif(d.defaclnamespace, 0)::regnamespace),
          array_to_string(d.defaclacl, ' ')
      FROM pg_default_acl d JOIN pg_roles r ON r.oid = d.defaclrole
-     WHERE d.defaclnamespace = 'stellar'::regnamespace OR r.rolname ~ ",
-    product_roles!()
+     WHERE (d.defaclnamespace = 'stellar'::regnamespace OR r.rolname ~ ",
+    product_roles!(),
+    ")
+         -- Who can make no object.
+         AND r.rolname !~ ",
+    tenant_logins!()
 );
 
 /// The grants of the lists that are not there.

@@ -9,6 +9,13 @@ macro_rules! product_roles {
     };
 }
 
+/// A pattern of the roles as which SQL of a tenant's own may run: its own and the pool's.
+macro_rules! tenant_logins {
+    () => {
+        "'^(stellar_pool|t_[0-9a-f]{32})$'"
+    };
+}
+
 /// Who the administrators are, by their ids, for SQL: the owner of the database and who ran the migrations.
 macro_rules! administrators {
     () => {

@@ -95,21 +95,25 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         rule: Rule::error(
             "large-object",
-            "{detail} has it, outside of policies and quotas, and pooled tenants share what the pool owns: find \
-             out who made it, then SELECT lo_unlink of its number",
+            "{detail} has it, outside of policies and quotas: find out who made it, then SELECT lo_unlink of its number",
         ),
         sql: concat!(
             "SELECT 'large object ' || l.oid, r.rolname::text
              FROM pg_largeobject_metadata l JOIN pg_roles r ON r.oid = l.lomowner
              WHERE r.rolname ~ ",
             product_roles!(),
+            " AND r.rolname !~ ",
+            tenant_logins!(),
             "
              UNION
              SELECT 'large object ' || l.oid, coalesce(r.rolname, 'PUBLIC')
              FROM pg_largeobject_metadata l CROSS JOIN LATERAL aclexplode(l.lomacl) g LEFT JOIN pg_roles r
                  ON r.oid = g.grantee
-             WHERE g.grantee = 0 OR r.rolname ~ ",
-            product_roles!()
+             WHERE pg_get_userbyid(l.lomowner) !~ ",
+            tenant_logins!(),
+            " AND (g.grantee = 0 OR r.rolname ~ ",
+            product_roles!(),
+            ")"
         ),
     },
     Check {

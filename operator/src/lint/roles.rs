@@ -2,36 +2,32 @@
 
 use super::{Check, Rule};
 
-/// Settings that sessions of the product's roles begin with. A value may be a secret: only names are told. Time and memory
-/// harm nobody.
-macro_rules! role_settings {
+/// Settings that sessions of the product's roles begin with, as role and name: a value may be a secret. Time and memory harm
+/// nobody.
+macro_rules! settings {
     () => {
         concat!(
-            "SELECT quote_ident(r.rolname), s.name
-             FROM (SELECT s.setrole, split_part(setting, '=', 1) AS name
-                 FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) AS setting
-                 WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))) AS s
-             JOIN pg_roles r ON r.oid = s.setrole
-             WHERE s.name NOT IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
-                     'idle_in_transaction_session_timeout', 'idle_session_timeout', 'work_mem', 'maintenance_work_mem')
-                 AND r.rolname ~ ",
-            product_roles!()
+            "(SELECT r.rolname, s.name
+              FROM (SELECT s.setrole, split_part(setting, '=', 1) AS name
+                  FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) AS setting
+                  WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))) AS s
+              JOIN pg_roles r ON r.oid = s.setrole
+              WHERE s.name NOT IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
+                      'idle_in_transaction_session_timeout', 'idle_session_timeout', 'work_mem', 'maintenance_work_mem')
+                  AND r.rolname ~ ",
+            product_roles!(),
+            ")"
         )
     };
 }
 
-/// A pattern of the roles whose settings a tenant can change: its own and, before Postgres 16, its group's.
-macro_rules! tenant_roles {
+/// Whether a tenant can have made the setting, of its own role or, before Postgres 16, of the group. What only an
+/// administrator sets, pg_settings tells, save for the names here, which it shows to few.
+macro_rules! of_a_tenant {
     () => {
-        "'^(stellar_tenants|t_[0-9a-f]{32})$'"
-    };
-}
-
-/// Whether only an administrator can have set it. Others see nothing in pg_settings of what is named here.
-macro_rules! not_ones_own {
-    () => {
-        "(s.name IN ('session_preload_libraries', 'dynamic_library_path')
-             OR EXISTS (SELECT FROM pg_settings p WHERE p.name = s.name AND p.context LIKE 'superuser%'))"
+        "(s.rolname ~ '^(stellar_tenants|t_[0-9a-f]{32})$'
+          AND s.name NOT IN ('session_preload_libraries', 'dynamic_library_path')
+          AND NOT EXISTS (SELECT FROM pg_settings p WHERE p.name = s.name AND p.context LIKE 'superuser%'))"
     };
 }
 
@@ -119,15 +115,27 @@ pub(super) const CHECKS: &[Check] = &[
             "its sessions begin with a {detail} of their own, before any policy is asked: ALTER ROLE {object} \
              RESET {detail}",
         ),
-        sql: concat!(role_settings!(), " AND (r.rolname !~ ", tenant_roles!(), " OR ", not_ones_own!(), ")"),
+        sql: concat!(
+            "SELECT quote_ident(s.rolname), s.name FROM ", settings!(), " AS s WHERE NOT ", of_a_tenant!()
+        ),
     },
     Check {
         rule: Rule::warning(
-            "tenant-setting",
-            "its sessions begin with a {detail} that it has set itself, which harms no other tenant, and no engine does: \
-             somebody else logged in as it. ALTER ROLE {object} RESET {detail}, and count up spec.rotation",
+            "tenant-leavings",
+            "{detail}, which no engine does and which harms no other tenant: somebody else ran SQL as that role, so \
+             find out who, and count up spec.rotation of a tenant",
         ),
-        sql: concat!(role_settings!(), " AND r.rolname ~ ", tenant_roles!(), " AND NOT ", not_ones_own!()),
+        sql: concat!(
+            "SELECT quote_ident(s.rolname), 'it begins its sessions with a ' || s.name || ' of its own (ALTER ROLE … RESET it)'
+             FROM ", settings!(), " AS s WHERE ", of_a_tenant!(), "
+             UNION ALL
+             SELECT quote_ident(r.rolname), 'it owns large object ' || l.oid || ' (lo_unlink it)'
+             FROM pg_largeobject_metadata l JOIN pg_roles r ON r.oid = l.lomowner
+             WHERE r.rolname ~ ", tenant_logins!(), "
+             UNION ALL
+             SELECT DISTINCT quote_ident(r.rolname), 'it has default privileges (ALTER DEFAULT PRIVILEGES FOR ROLE … back)'
+             FROM pg_default_acl d JOIN pg_roles r ON r.oid = d.defaclrole WHERE r.rolname ~ ", tenant_logins!()
+        ),
     },
     Check {
         rule: Rule::error(

@@ -180,10 +180,10 @@ fn show(folder: &Path, files: &[(String, Option<String>)]) {
     }
 }
 
-/// Any session of a login can leave settings for all of that login's sessions to come. They fail no migration, or somebody who
-/// has SQL of a tenant's could keep every upgrade from happening.
+/// Any session of a login can leave settings for all of that login's sessions to come. Neither they fail a migration nor what
+/// else a tenant can leave, or somebody who has SQL of a tenant's could keep every upgrade from happening.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_login_has_set_for_itself_is_gone_after_a_migration() {
+async fn what_sql_of_a_tenant_leaves_fails_no_migration_and_settings_of_logins_are_gone_after_it() {
     let plane = DataPlane::start().await.unwrap();
     let tenant = plane.tenant("settings", TenantSpec::default()).await.unwrap();
     let client = plane.client(&tenant);
@@ -200,7 +200,10 @@ async fn what_a_login_has_set_for_itself_is_gone_after_a_migration() {
     }
     assert_eq!(kept().await, 6, "for the login everywhere, and in this database");
     let role = RoleName::of(tenant.id);
-    let of_tenant = format!("SET ROLE {role}; ALTER ROLE CURRENT_USER SET search_path = public; RESET ROLE");
+    let of_tenant = format!(
+        "SET ROLE {role}; ALTER ROLE CURRENT_USER SET search_path = public; SELECT lo_create(0);
+         ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC; RESET ROLE"
+    );
     let mut superuser = plane.postgres.superuser("stellar").await.unwrap();
     sqlx::raw_sql(sqlx::AssertSqlSafe(of_tenant)).execute(&mut superuser).await.unwrap();
     // Sessions that begin with these do their work all the same.

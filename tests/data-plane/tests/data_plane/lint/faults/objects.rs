@@ -64,9 +64,21 @@ pub const FAULTS: &[Fault] = &[
     error("ownership", "a schema of the pool", "CREATE SCHEMA hidden AUTHORIZATION stellar_pool", "DROP SCHEMA hidden"),
     error(
         "large-object",
-        "a large object of the pool",
-        "SELECT lo_create(4711); ALTER LARGE OBJECT 4711 OWNER TO stellar_pool",
+        "a large object of the gateway",
+        "SELECT lo_create(4711); ALTER LARGE OBJECT 4711 OWNER TO stellar_gateway",
         "SELECT lo_unlink(4711)",
+    ),
+    warning(
+        "tenant-leavings",
+        "a large object that the pool has for everybody",
+        "SELECT lo_create(4713); ALTER LARGE OBJECT 4713 OWNER TO stellar_pool; GRANT SELECT ON LARGE OBJECT 4713 TO PUBLIC",
+        "SELECT lo_unlink(4713)",
+    ),
+    warning(
+        "tenant-leavings",
+        "what a tenant makes is for everybody, though it can make nothing",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {ROLE} GRANT SELECT ON TABLES TO PUBLIC",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {ROLE} REVOKE SELECT ON TABLES FROM PUBLIC",
     ),
     error(
         "large-object",

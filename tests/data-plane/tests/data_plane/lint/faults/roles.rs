@@ -99,7 +99,7 @@ pub const FAULTS: &[Fault] = &[
         "ALTER ROLE {ROLE} RESET session_replication_role",
     ),
     warning(
-        "tenant-setting",
+        "tenant-leavings",
         "a tenant begins with its own search path",
         "ALTER ROLE {ROLE} IN DATABASE stellar SET search_path = public",
         "ALTER ROLE {ROLE} IN DATABASE stellar RESET search_path",
