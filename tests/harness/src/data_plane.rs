@@ -219,6 +219,17 @@ impl DataPlane {
         options.connect().await.with_context(|| format!("connect as {program}"))
     }
 
+    /// The definitions of all functions of the schema, as SQL that puts them back.
+    ///
+    /// # Errors
+    /// When Postgres does not answer.
+    pub async fn functions(&self) -> Result<String> {
+        let all = "SELECT string_agg(pg_get_functiondef(p.oid), ';') FROM pg_proc p
+            WHERE p.pronamespace = 'stellar'::regnamespace";
+        let mut superuser = self.postgres.superuser("stellar").await?;
+        sqlx::query_scalar(all).fetch_one(&mut superuser).await.context("read the functions")
+    }
+
     /// Makes a tenant with one key, as the operator would.
     ///
     /// # Errors

@@ -126,13 +126,6 @@ where
         .unwrap_or_else(|e| panic!("{e}: {sql}"))
 }
 
-/// The definitions of all functions of the schema, as SQL that puts them back.
-pub async fn functions(plane: &DataPlane) -> String {
-    let all = "SELECT string_agg(pg_get_functiondef(p.oid), ';') FROM pg_proc p
-        WHERE p.pronamespace = 'stellar'::regnamespace";
-    ask(plane, all).await
-}
-
 /// Lets the tenant's own role log in, beside the pool.
 pub async fn admit(plane: &DataPlane, tenant: &Tenant) {
     administer(plane, &format!("ALTER ROLE {} LOGIN PASSWORD '{PASSWORD}'", RoleName::of(tenant.id))).await;

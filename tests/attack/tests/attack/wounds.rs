@@ -18,7 +18,7 @@ async fn shared() -> (&'static DataPlane, MutexGuard<'static, ()>) {
     static SHARED: OnceCell<DataPlane> = OnceCell::const_new();
     static TURN: Mutex<()> = Mutex::const_new(());
     let plane = SHARED.get_or_init(|| async { DataPlane::start().await.unwrap() }).await;
-    FUNCTIONS.get_or_init(|| ground::functions(plane)).await;
+    FUNCTIONS.get_or_init(|| async { plane.functions().await.unwrap() }).await;
     (plane, TURN.lock().await)
 }
 

@@ -274,17 +274,6 @@ impl Ground {
         }
     }
 
-    /// The definitions of all functions of the schema, as SQL that puts them back.
-    async fn functions(&self) -> String {
-        sqlx::query_scalar(
-            "SELECT string_agg(pg_catalog.pg_get_functiondef(p.oid), ';') FROM pg_catalog.pg_proc p
-             WHERE p.pronamespace = 'stellar'::regnamespace",
-        )
-        .fetch_one(&mut self.plane.postgres.superuser("stellar").await.unwrap())
-        .await
-        .unwrap()
-    }
-
     async fn administer(&self, sql: &str) {
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
             .execute(&mut self.plane.postgres.superuser("stellar").await.unwrap())
@@ -299,7 +288,7 @@ async fn no_attack_gets_through_and_every_broken_layer_is_noticed() {
     for pooled in [true, false] {
         assert_eq!(ground.attack(pooled).await, Vec::<&str>::new(), "pooled: {pooled}");
     }
-    let functions = ground.functions().await;
+    let functions = ground.plane.functions().await.unwrap();
     for fault in FAULTS {
         ground.administer(fault.breaks).await;
         let noticed =

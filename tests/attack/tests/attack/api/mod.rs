@@ -22,7 +22,7 @@ use probes::{
 };
 use timing::{Sample, accuracy, guessing};
 
-use crate::ground::{administer, functions};
+use crate::ground::administer;
 
 const AT_ONCE: usize = 8;
 /// What the best threshold may judge rightly in the whole run. With 20,000 pairs a guess is 0.5 ± 0.0035.
@@ -301,7 +301,7 @@ const FAULTS: &[Fault] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn a_weakened_system_is_told_by_the_probe_that_meets_it() {
     let ground = Ground::prepare().await;
-    let functions = functions(&ground.plane).await;
+    let functions = ground.plane.functions().await.unwrap();
     // Every probe by both attackers.
     let once = PROBES.len() * 4;
 

@@ -151,12 +151,7 @@ async fn every_way_to_weaken_the_database_is_found_by_its_rule() {
     let mut superuser = ground.plane.postgres.superuser("stellar").await.unwrap();
     let version: String = sqlx::query_scalar("SHOW server_version_num").fetch_one(&mut superuser).await.unwrap();
     let major = version.parse::<i32>().unwrap() / 10_000;
-    let functions: String = sqlx::query_scalar(
-        "SELECT string_agg(pg_get_functiondef(p.oid), ';') FROM pg_proc p WHERE p.pronamespace = 'stellar'::regnamespace",
-    )
-    .fetch_one(&mut superuser)
-    .await
-    .unwrap();
+    let functions = ground.plane.functions().await.unwrap();
     let mut untried: BTreeSet<_> = documented().into_iter().filter(|rule| !OF_THE_SERVER.contains(rule)).collect();
     for fault in faults::all() {
         untried.remove(fault.rule);
