@@ -11,6 +11,7 @@ failure that names it, never a type that is wrong in silence.
 from __future__ import annotations
 
 import argparse
+import builtins
 import itertools
 import json
 import keyword
@@ -33,6 +34,8 @@ IGNORED = {
     "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern", "minItems", "maxItems", "uniqueItems",
     "minProperties", "maxProperties", "readOnly", "writeOnly", "deprecated", "discriminator", "contentMediaType", "propertyNames",
 }
+# Schemas whose name would hide something else of a language.
+RENAMED = {"ImportError": "ImportLineError"}
 PYTHON = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 TYPESCRIPT = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
 
@@ -199,7 +202,8 @@ def reference(text: str, where: str) -> str:
     prefix = "#/components/schemas/"
     if not text.startswith(prefix):
         raise Unsupported(f"{where}: a reference to {text}")
-    return text.removeprefix(prefix)
+    name = text.removeprefix(prefix)
+    return RENAMED.get(name, name)
 
 
 def is_object(schema: Schema) -> bool:
@@ -286,10 +290,15 @@ def comment(text: str, indent: str) -> list[str]:
 
 def generate(document: Schema) -> dict[Path, str]:
     """Both files by their path."""
-    raw = document.get("components", {}).get("schemas", {})
-    if not raw:
+    schemas_given = document.get("components", {}).get("schemas", {})
+    if not schemas_given:
         raise Unsupported("the document has no components.schemas")
+    raw = {RENAMED.get(name, name): schema for name, schema in schemas_given.items()}
+    if len(raw) < len(schemas_given):
+        raise Unsupported("a schema has a name that RENAMED gives to another")
     for name in raw:
+        if hasattr(builtins, name):
+            raise Unsupported(f"the schema {name!r} hides what Python calls so: give it another name in RENAMED")
         if not name.isidentifier() or keyword.iskeyword(name):
             raise Unsupported(f"the schema {name!r} is no name of a type")
     schemas: dict[str, Schema] = {}

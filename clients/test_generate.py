@@ -72,6 +72,16 @@ class Generate(unittest.TestCase):
         self.assertIn("Result = Result1 | Result2\n", python)
         self.assertIn("export type Result = Result1 | Result2;\n", typescript)
 
+    def test_a_name_that_hides_a_builtin_is_another(self) -> None:
+        line = {"type": "object", "properties": {"line": {"type": "integer"}}}
+        errors = {"type": "array", "items": {"$ref": "#/components/schemas/ImportError"}}
+        for text in both(ImportError=line, Report={"type": "object", "properties": {"errors": errors}}):
+            self.assertIn("ImportLineError", text)
+            self.assertNotIn("ImportError", text)
+        for names in ({"KeyError": line}, {"ImportError": line, "ImportLineError": line}):
+            with self.assertRaises(generate.Unsupported):
+                both(**names)
+
     def test_what_it_does_not_understand_is_named(self) -> None:
         for field, fault in (
             ({"type": "object", "properties": {"x": {"type": "string"}}}, "an object without a name"),

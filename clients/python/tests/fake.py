@@ -12,6 +12,8 @@ from stellar_memory import Backoff, Client, Sync
 from websockets.asyncio.server import Server, ServerConnection, serve
 
 Frame = dict[str, Any]
+ID = "01980e4c-7a5e-7cc3-98c4-dc0c0c07398f"
+"""Of a memory or a key."""
 QUICK = Backoff(first=0.01, most=0.02)
 
 

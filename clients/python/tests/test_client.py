@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import unittest
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any, cast
 
 import httpx
-from stellar_memory import ApiError, Change, Client, Replica, Unreachable
+from stellar_memory import ApiError, Change, Client, InvalidValue, Replica, Unreachable
 
-from .fake import QUICK
+from .fake import ID, QUICK
 
 Answer = httpx.Response | Exception
 
@@ -128,6 +130,71 @@ class Rest(unittest.IsolatedAsyncioTestCase):
             client = self.client(httpx.Response(200, stream=body))
             with self.assertRaises(Unreachable):
                 _ = [memory async for memory in client.export()]
+
+    async def test_what_is_no_id_reaches_no_path(self) -> None:
+        client = self.client()
+        calls: list[Callable[[Any], Awaitable[object]]] = [
+            client.get,
+            client.forget,
+            client.revoke_api_key,
+            client.rotate_api_key,
+            lambda id: client.update(id, content="new"),
+            lambda id: client.store("new", id=id),
+            lambda id: client.batch([{"op": "remove", "id": id}]),
+        ]
+        for call in calls:
+            for id in (f"../auth/api-keys/{ID}", "../stats", "..", "", "m1", f"{ID}?x=1", f"{ID}\n", ID[:-1], f"{{{ID}", 7):
+                with self.assertRaises(InvalidValue) as caught:
+                    await call(id)
+                self.assertIn("must be a UUID", str(caught.exception))
+        self.assertEqual(self.requests, [])
+
+    async def test_an_id_in_any_spelling_is_sent_in_the_usual_one(self) -> None:
+        spellings: list[Any] = [ID, ID.upper(), f"{{{ID}}}", f"urn:uuid:{ID}", ID.replace("-", ""), uuid.UUID(ID)]
+        client = self.client(*[httpx.Response(200, json={"removed": True}) for _ in spellings])
+        for id in spellings:
+            self.assertTrue(await client.forget(id))
+        self.assertEqual({request.url.path for request in self.requests}, {f"/api/v1/forget/{ID}"})
+
+    async def test_what_json_cannot_say_reaches_no_body_and_no_query(self) -> None:
+        client = self.client()
+        nan, half = float("nan"), "cut \ud83d"
+        calls: list[tuple[str, Awaitable[object]]] = [
+            ("importance", client.store("x", importance=nan)),
+            ("content", client.store(half)),
+            ("metadata.n", client.update(ID, metadata={"n": 10**400})),
+            ("q", client.recall(half)),
+            ("limit", client.recall("x", limit=cast(int, nan))),
+            ("cursor", client.memories(cursor=half)),
+            ("topic", client.narrate(half)),
+            ("agent", client.create_api_key(half)),
+            ("expires_in_days", client.create_api_key("main", expires_in_days=cast(int, nan))),
+            ("overlap_seconds", client.rotate_api_key(ID, overlap_seconds=cast(int, nan))),
+            ("operations[1].importance", client.batch([{"op": "store"}, {"op": "store", "importance": nan}])),
+            ("memories[1].metadata.n", client.import_memories([{}, {"metadata": {"n": nan}}])),
+            ("idempotency_key", client.store("x", idempotency_key="ключ")),
+        ]
+        for place, call in calls:
+            with self.assertRaises(InvalidValue) as caught:
+                await call
+            self.assertEqual(caught.exception.field, place)
+        for name in ("api_key", "agent"):
+            with self.assertRaises(InvalidValue) as caught:
+                Client("http://memory.test", half if name == "api_key" else None).sync(agent=half)
+            self.assertEqual(caught.exception.field, name)
+        self.assertEqual(self.requests, [])
+
+    async def test_times_and_ids_may_be_objects(self) -> None:
+        page = httpx.Response(200, json={"items": []})
+        client = self.client(httpx.Response(201, json={"id": ID}), httpx.Response(200, json={"results": []}), page)
+        noon = datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+        await client.store("x", id=uuid.UUID(ID), occurred_at=noon, at=noon)
+        await client.batch([cast(Any, {"op": "remove", "id": uuid.UUID(ID), "at": noon})])
+        await client.timeline(start=noon)
+        sent = json.loads(self.requests[0].content)
+        self.assertEqual((sent["id"], sent["occurred_at"], sent["at"]), (ID, "2026-03-01T10:00:00Z", "2026-03-01T10:00:00Z"))
+        self.assertEqual(json.loads(self.requests[1].content)["operations"][0]["id"], ID)
+        self.assertEqual(self.requests[2].url.params["start"], "2026-03-01T10:00:00Z")
 
     async def test_a_replica_holds_what_the_changes_say(self) -> None:
         client = self.client(

@@ -20,7 +20,7 @@ from stellar_memory import (
     TooLarge,
 )
 
-from .fake import Connection, Fake, Frame, change, take, until
+from .fake import ID, Connection, Fake, Frame, change, take, until
 
 
 async def echo(connection: Connection) -> None:
@@ -204,7 +204,7 @@ class CloseCodes(unittest.IsolatedAsyncioTestCase):
             await until("it waits longer and longer", lambda: waits[:3] == [2, 3, 4])
 
     async def test_after_some_codes_it_never_connects_again(self) -> None:
-        for code in (1008, 4001, 4002):
+        for code in (4001, 4002):
             with self.subTest(code=code):
 
                 async def script(connection: Connection, code: int = code) -> None:
@@ -224,22 +224,64 @@ class CloseCodes(unittest.IsolatedAsyncioTestCase):
                     self.assertEqual(len(fake.connections), 1)
                     self.assertEqual(list(state.saved.operations), [operation.op_id])
 
-    async def test_a_refused_handshake_ends_it_if_it_would_be_refused_again(self) -> None:
+    async def test_a_handshake_that_would_be_refused_again_ends_it(self) -> None:
+        for error, code in (
+            ("invalid-api-key", 1008),
+            ("missing-api-key", 1008),
+            ("invalid-request", 1008),
+            ("tenant-suspended", 4002),
+        ):
+            with self.subTest(error=error):
+
+                async def refused(connection: Connection, error: str = error, code: int = code) -> None:
+                    await connection.refuse(error, code)
+
+                async with Fake(refused) as fake, fake.sync() as sync:
+                    with self.assertRaises(SyncClosed) as caught:
+                        await sync.connected(10)
+                    self.assertEqual(caught.exception.code, code)
+                    self.assertIn(error, caught.exception.reason)
+                    self.assertEqual(len(fake.connections), 1)
+
+    async def test_a_handshake_that_is_refused_for_now_is_tried_again(self) -> None:
+        for error, code in (
+            ("request-timeout", 1013),
+            ("unavailable", 1013),
+            ("too-many-sockets", 4003),
+            ("rate-limited", 1008),
+            ("something-new", 1008),
+        ):
+            with self.subTest(error=error):
+
+                async def refused(connection: Connection, error: str = error, code: int = code) -> None:
+                    await connection.refuse(error, code)
+
+                async with Fake(refused, refused, echo) as fake, fake.sync() as sync:
+                    self.assertTrue((await (await sync.store("kept meanwhile")).ack).applied)
+                    self.assertEqual(len(fake.connections), 3)
+
+    async def test_other_codes_lead_to_another_connection(self) -> None:
+        for code in (1000, 1008, 1011, 1013, 4003, 4008, 4009):
+            with self.subTest(code=code):
+
+                async def script(connection: Connection, code: int = code) -> None:
+                    await connection.accept()
+                    await connection.receive()
+                    await connection.close(code)
+
+                async with Fake(script, echo) as fake, fake.sync() as sync:
+                    self.assertTrue((await (await sync.store("kept meanwhile")).ack).applied)
+                    self.assertEqual(len(fake.connections), 2)
+
+    async def test_a_wait_in_vain_tells_the_reason(self) -> None:
         async def busy(connection: Connection) -> None:
             await connection.refuse("too-many-sockets", 4003)
 
-        async def ailing(connection: Connection) -> None:
-            await connection.refuse("something-new", 1013)
-
-        async def refused(connection: Connection) -> None:
-            await connection.refuse("tenant-suspended", 4002)
-
-        async with Fake(busy, ailing, refused) as fake, fake.sync() as sync:
-            with self.assertRaises(SyncClosed) as caught:
-                await sync.connected(10)
-            self.assertEqual(caught.exception.code, 4002)
-            self.assertIn("tenant-suspended", caught.exception.reason)
-            self.assertEqual(len(fake.connections), 3)
+        async with Fake(busy) as fake, fake.sync() as sync:
+            await until("it was refused", lambda: len(fake.connections) > 1)
+            with self.assertRaises(asyncio.TimeoutError) as caught:
+                await sync.connected(0.01)
+            self.assertIn("too-many-sockets", str(caught.exception))
 
 
 class Operations(unittest.IsolatedAsyncioTestCase):
@@ -259,7 +301,7 @@ class Operations(unittest.IsolatedAsyncioTestCase):
             ack = await (await sync.update(stored.id, content="by day")).ack
             self.assertEqual((ack.applied, ack.reason), (False, "newer"))
             with self.assertRaises(Refused) as caught:
-                await (await sync.remove("unknown")).ack
+                await (await sync.remove(ID)).ack
             self.assertEqual(caught.exception.type, "not-found")
             self.assertEqual(sync.pending, 0)
 
@@ -321,7 +363,7 @@ class Operations(unittest.IsolatedAsyncioTestCase):
         async with Fake(script, away) as fake, fake.sync(since=0, state=state, drain=0) as sync:
             await take(sync, 1)
             await until("it is disconnected", lambda: not sync.online)
-            operation = await sync.update("m1", content="after it")
+            operation = await sync.update(ID, content="after it")
             self.assertEqual(state.saved.operations[operation.op_id]["at"], "2999-01-01T00:00:00.124Z")
 
     async def test_a_transient_error_keeps_the_operation(self) -> None:

@@ -1,6 +1,7 @@
 import { ExponentialBackoff, sleep, type Backoff } from "./backoff.js";
 import { ApiError, Unreachable, type StellarError } from "./errors.js";
 import { uuid7 } from "./ids.js";
+import * as outgoing from "./outgoing.js";
 import { Sync, type SyncOptions, type WebSocketConstructor } from "./sync.js";
 import type {
   AgentPage,
@@ -36,7 +37,7 @@ type Query = Record<string, string | number | undefined>;
 
 interface Sending {
   query?: Query;
-  body?: unknown;
+  body?: object;
   text?: string;
   contentType?: string;
   key?: string | undefined;
@@ -88,19 +89,18 @@ export class Client {
   }
 
   /** One memory. */
-  get(id: string): Promise<Memory> {
-    return this.json("GET", `/memories/${encodeURIComponent(id)}`, "always");
+  async get(id: string): Promise<Memory> {
+    return this.json("GET", `/memories/${outgoing.segment(id)}`, "always");
   }
 
   /** Changes the fields that are named. Where a later write stands against it: an `ApiError`, `conflict`. */
-  update(id: string, fields: UpdateRequest, idempotencyKey?: string): Promise<UpdatedMemory> {
-    const path = `/memories/${encodeURIComponent(id)}`;
-    return this.json("PATCH", path, "with-key", { body: fields, key: idempotencyKey });
+  async update(id: string, fields: UpdateRequest, idempotencyKey?: string): Promise<UpdatedMemory> {
+    return this.json("PATCH", `/memories/${outgoing.segment(id)}`, "with-key", { body: fields, key: idempotencyKey });
   }
 
   /** Removes a memory. An unknown id is an `ApiError` of the type `not-found`. */
   async forget(id: string, idempotencyKey?: string): Promise<boolean> {
-    const path = `/forget/${encodeURIComponent(id)}`;
+    const path = `/forget/${outgoing.segment(id)}`;
     return (await this.json<Removed>("DELETE", path, "with-key", { key: idempotencyKey })).removed;
   }
 
@@ -126,7 +126,8 @@ export class Client {
 
   /** Up to 1,000 operations at once, as sync sends them; one result for each, in order. */
   async batch(operations: Iterable<BatchOperation>, idempotencyKey?: string): Promise<BatchResult[]> {
-    const sending = { body: { operations: [...operations] }, key: idempotencyKey };
+    const checked = Array.from(operations, (one, n) => outgoing.fields(one, `operations[${n}].`));
+    const sending = { body: { operations: checked }, key: idempotencyKey };
     return (await this.json<BatchResults>("POST", "/batch", "with-key", sending)).results;
   }
 
@@ -169,8 +170,9 @@ export class Client {
   }
 
   /** Stores what an export gave; what is there already stays as it is. The answer counts both. */
-  importMemories(memories: Iterable<object>): Promise<ImportReport> {
-    const text = Array.from(memories, (memory) => `${JSON.stringify(memory)}\n`).join("");
+  async importMemories(memories: Iterable<object>): Promise<ImportReport> {
+    const lines = Array.from(memories, (memory, n) => `${JSON.stringify(outgoing.plain(`memories[${n}]`, memory))}\n`);
+    const text = lines.join("");
     return this.json("POST", "/import", "with-key", { text, contentType: "application/x-ndjson" });
   }
 
@@ -202,14 +204,14 @@ export class Client {
   }
 
   /** Makes a key in the place of another, which opens for `overlapSeconds` more. */
-  rotateApiKey(id: string, options: { overlapSeconds?: number; expiresInDays?: number } = {}): Promise<NewApiKey> {
+  async rotateApiKey(id: string, options: { overlapSeconds?: number; expiresInDays?: number } = {}): Promise<NewApiKey> {
     const body = { overlap_seconds: options.overlapSeconds, expires_in_days: options.expiresInDays };
-    return this.json("POST", `/auth/api-keys/${encodeURIComponent(id)}/rotate`, "never", { body });
+    return this.json("POST", `/auth/api-keys/${outgoing.segment(id)}/rotate`, "never", { body });
   }
 
   /** Ends a key. */
   async revokeApiKey(id: string): Promise<void> {
-    await this.json("DELETE", `/auth/api-keys/${encodeURIComponent(id)}`, "always");
+    await this.json("DELETE", `/auth/api-keys/${outgoing.segment(id)}`, "always");
   }
 
   // Sync
@@ -228,15 +230,13 @@ export class Client {
 
   /** The answer, if it is none of an error, after as many tries as it takes and may take. */
   private async answer(method: string, path: string, repeat: Repeat, sending: Sending = {}): Promise<Response> {
-    const query = Object.entries(sending.query ?? {}).flatMap(([name, value]) =>
-      value === undefined ? [] : [[name, String(value)]],
-    );
+    const query = Object.entries(outgoing.fields(sending.query ?? {})).map(([name, value]) => [name, String(value)]);
     const url = this.base + path + (query.length === 0 ? "" : `?${new URLSearchParams(query)}`);
-    const body = sending.text ?? (sending.body === undefined ? null : JSON.stringify(sending.body));
+    const body = sending.text ?? (sending.body === undefined ? null : JSON.stringify(outgoing.fields(sending.body)));
     const headers: Record<string, string> = {};
     if (this.apiKey !== undefined) headers["X-API-Key"] = this.apiKey;
     if (body !== null) headers["Content-Type"] = sending.contentType ?? "application/json";
-    if (repeat === "with-key") headers["Idempotency-Key"] = sending.key ?? uuid7();
+    if (repeat === "with-key") headers["Idempotency-Key"] = outgoing.idempotencyKey(sending.key ?? uuid7());
 
     for (let failures = 1; ; failures++) {
       let error: StellarError;

@@ -1,5 +1,7 @@
 // What can go wrong, one class for each thing that a caller would do differently.
 
+import type { OperationFrame } from "./state.js";
+
 /** The base of all errors here. */
 export class StellarError extends Error {
   constructor(message: string, options?: ErrorOptions) {
@@ -45,14 +47,30 @@ export class SyncClosed extends StellarError {
   }
 }
 
-/** The service refused an operation; nothing was changed. */
+/** A value that JSON or the service cannot take. Nothing was sent or queued. */
+export class InvalidValue extends StellarError {
+  constructor(
+    /** Where it is, as `metadata.seats[0]`. */
+    readonly field: string,
+    /** What is wrong with it, and what to do. */
+    readonly reason: string,
+  ) {
+    super(`${field} ${reason}`);
+  }
+}
+
+/** An operation was refused, by the service or as one that cannot be sent; nothing was changed. */
 export class Refused extends StellarError {
   readonly opId: string | undefined;
   /** As an `ApiError`'s. */
   readonly type: string;
   readonly detail: string;
 
-  constructor(readonly frame: Readonly<Record<string, unknown>>) {
+  constructor(
+    readonly frame: Readonly<Record<string, unknown>>,
+    /** What was to be done, as it was queued. */
+    readonly operation?: OperationFrame,
+  ) {
     const type = String(frame["error"] ?? "");
     const detail = String(frame["detail"] ?? "");
     super(`${type}: ${detail}`);

@@ -9,7 +9,7 @@ const COMPACT_AFTER = 10_000;
 /**
  * A journal in a file, for one process at a time. `add` waits for the disk.
  *
- * A line that a crash cut off is passed over; the file is written anew when it has grown. It holds what was stored and
+ * A line that is none, as one that a crash cut off, is passed over; the file is written anew when it has grown. It holds what was stored and
  * not acknowledged, so only its owner may read it.
  */
 export class FileState extends MemoryState {
@@ -25,15 +25,15 @@ export class FileState extends MemoryState {
     this.operations.clear();
     const text = existsSync(this.path) ? readFileSync(this.path, "utf8") : "";
     for (const line of text.split("\n")) {
-      let entry: { add?: OperationFrame; done?: string; seen?: number };
+      let entry: { add?: OperationFrame | null; done?: unknown; seen?: unknown } | null;
       try {
         entry = JSON.parse(line);
       } catch {
         continue;
       }
-      if (entry.add !== undefined) super.add(entry.add);
-      if (entry.done !== undefined) super.done(entry.done);
-      if (entry.seen !== undefined) super.seen(entry.seen);
+      if (typeof entry?.add?.op_id === "string") super.add(entry.add);
+      if (typeof entry?.done === "string") super.done(entry.done);
+      if (typeof entry?.seen === "number") super.seen(entry.seen);
     }
     this.compact();
     return super.load();

@@ -4,6 +4,7 @@ export { ExponentialBackoff, type Backoff } from "./backoff.js";
 export { Client, type ClientOptions } from "./client.js";
 export {
   ApiError,
+  InvalidValue,
   QueueFull,
   Refused,
   ResyncRequired,
@@ -13,7 +14,8 @@ export {
   TooLarge,
   Unreachable,
 } from "./errors.js";
+export type { Ack, Operation } from "./outbox.js";
 export { Replica } from "./replica.js";
 export { MemoryState, type OperationFrame, type Saved, type State } from "./state.js";
-export { Sync, type Ack, type Change, type Operation, type SyncOptions, type WebSocketConstructor } from "./sync.js";
+export { Sync, type Change, type SyncOptions, type WebSocketConstructor } from "./sync.js";
 export type * from "./types.js";

@@ -1,30 +1,36 @@
 // Sync: follows a tenant's changes and makes some, over connections that come and go.
 //
 // Always holds: a change is given once and in order, or an error says that some are missing; an operation is in the
-// state before `store`, `update` or `remove` is done and leaves it only when the service has decided it, and it is sent
+// state before `store`, `update` or `remove` is done and leaves it only when it is decided (see `Outbox`), and it is sent
 // again with the same `op_id`, which the service carries out once.
 
 import { ExponentialBackoff, sleep, type Backoff } from "./backoff.js";
-import { QueueFull, Refused, ResyncRequired, SyncClosed, TimedOut, TooLarge } from "./errors.js";
+import { ResyncRequired, SyncClosed, TimedOut, type Refused } from "./errors.js";
 import { Clock, uuid7 } from "./ids.js";
+import { Outbox, type Operation } from "./outbox.js";
+import * as outgoing from "./outgoing.js";
 import { MemoryState, type OperationFrame, type State } from "./state.js";
 import type { Memory, UpdateRequest, StoreRequest } from "./types.js";
 
-/** Bytes of an operation. */
-const MAX_FRAME = 256 * 1024;
 /** Milliseconds. The service itself waits 10 s for its memory store, and then says so. */
 const HANDSHAKE_TIME = 15_000;
 /** Milliseconds. A connection that lasted so long was not a failure. */
 const STEADY_TIME = 10_000;
 
 /** Close codes after which connecting again would end the same way. */
-const FOR_GOOD = new Set([1002, 1003, 1007, 1008, 1009, 4001, 4002]);
+const FOR_GOOD = new Set([1002, 1003, 1007, 1009, 4001, 4002]);
+const NO_HANDSHAKE = 1008;
+/** Why a handshake is refused with 1008, where the next one would be too. */
+const REFUSED_FOR_GOOD = new Set(["invalid-api-key", "missing-api-key", "invalid-request"]);
+/** What a WebSocket tells in the place of a code that did not come. */
+const NO_CODE = new Set([1005, 1006]);
 const AT_ONCE = 1012;
-/** Errors that another try later may not meet. */
+/** Errors of an operation that another try later may not meet. */
 const MAY_PASS = new Set([
   "unavailable",
   "rate-limited",
   "too-many-sockets",
+  "request-timeout",
   "gateway-timeout",
   "bad-gateway",
   "not-served-here",
@@ -49,28 +55,6 @@ export interface Change {
   memory?: Memory;
 }
 
-/** The service decided an operation. */
-export interface Ack {
-  opId: string;
-  id: string | undefined;
-  /** False: it changed nothing, for the reason given. */
-  applied: boolean;
-  seq: number | undefined;
-  /** It was decided before; this is the first answer once more. */
-  replayed: boolean;
-  /** `newer` or `removed`. */
-  reason: string | undefined;
-}
-
-/** An operation that is on its way. */
-export interface Operation {
-  opId: string;
-  /** The memory's. */
-  id: string;
-  /** Await it for the answer. Rejected with `Refused`, or `SyncClosed`. */
-  ack: Promise<Ack>;
-}
-
 export interface SyncOptions {
   /** The last change that was seen; it goes before what the state holds. */
   since?: number;
@@ -78,6 +62,8 @@ export interface SyncOptions {
   agent?: string;
   /** Called when the log no longer reaches back, in the place of the changes that are missing. */
   onResync?: (seq: number) => void | Promise<void>;
+  /** Called for each operation that is refused, also for one that an earlier process queued. */
+  onRefused?: (refused: Refused) => void;
   /** Operations that may wait; 10,000 by default. */
   maxQueue?: number;
   /** Changes that are kept for a slow reader; 10,000 by default. */
@@ -92,15 +78,16 @@ export interface SyncOptions {
   webSocket?: WebSocketConstructor;
 }
 
-interface Queued {
-  text: string;
-  resolve: (ack: Ack) => void;
-  reject: (error: Error) => void;
-}
-
 interface End {
   code: number | undefined;
   reason: string;
+  /** Connecting again would end the same way. */
+  final?: boolean;
+}
+
+interface Refusal {
+  error: string;
+  detail: string;
 }
 
 /**
@@ -113,11 +100,9 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
   private readonly state: State;
   private readonly backoff: Backoff;
   private readonly clock = new Clock();
-  private readonly queue = new Map<string, Queued>();
+  private readonly outbox: Outbox;
   private readonly buffer: ({ change: Change } | { resync: number })[] = [];
   private readonly stop = new AbortController();
-  /** Calls of the state, one after the other. */
-  private saving: Promise<unknown>;
   private waiters: (() => void)[] = [];
   private last: number | undefined;
   private given: number | undefined;
@@ -126,19 +111,24 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
   private progress = false;
   private isOnline = false;
   private disconnect: ((end: End) => void) | undefined;
-  private transmit: ((text: string) => void) | undefined;
   private heard = 0;
+  private trouble = "none yet";
   private ended: SyncClosed | undefined;
+
+  private readonly hello: Record<string, unknown>;
 
   constructor(
     private readonly url: string,
-    private readonly apiKey: string | undefined,
+    apiKey: string | undefined,
     private readonly options: SyncOptions = {},
   ) {
+    const { since, agent, maxQueue, onRefused } = options;
+    this.hello = outgoing.fields({ apiKey, agent });
+    this.last = outgoing.fields({ since })["since"];
     this.state = options.state ?? new MemoryState();
     this.backoff = options.backoff ?? new ExponentialBackoff();
-    const loaded = this.load();
-    this.saving = loaded;
+    this.outbox = new Outbox(this.state, this.clock, maxQueue ?? 10_000, onRefused);
+    const loaded = this.outbox.save(() => this.load());
     // A state that cannot be read, an address that is none.
     loaded.then(() => this.run()).catch((error) => this.end(new SyncClosed(1011, `sync cannot run: ${error}`)));
   }
@@ -150,7 +140,7 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
 
   /** Operations that the service has not decided. */
   get pending(): number {
-    return this.queue.size;
+    return this.outbox.size;
   }
 
   /** Waits until `online`; at most so many milliseconds. */
@@ -160,8 +150,8 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
 
   /** Waits until nothing is `pending`; at most so many milliseconds. */
   async flush(timeout?: number): Promise<void> {
-    await this.saving.catch(() => undefined);
-    await this.until(() => this.queue.size === 0, timeout);
+    await this.outbox.saved();
+    await this.until(() => this.pending === 0, timeout);
   }
 
   /** Stores a memory. */
@@ -184,7 +174,7 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
     // What is still queued then is in the state, as `pending` tells.
     if (this.ended === undefined) await this.flush(this.options.drain ?? 5_000).catch(() => undefined);
     if (this.ended === undefined) this.end(new SyncClosed(1000, "closed by this client"));
-    await this.save(() => this.state.close());
+    await this.outbox.save(() => this.state.close());
   }
 
   [Symbol.asyncIterator](): this {
@@ -194,7 +184,7 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
   async next(): Promise<IteratorResult<Change, undefined>> {
     const { given } = this;
     if (given !== undefined) {
-      await this.save(() => this.state.seen(given));
+      await this.outbox.save(() => this.state.seen(given));
       this.given = undefined;
     }
     for (;;) {
@@ -219,7 +209,7 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
         this.buffer.shift();
         this.given = item.resync;
         if (this.options.onResync === undefined) throw new ResyncRequired(item.resync);
-        await this.save(() => this.state.seen(item.resync));
+        await this.outbox.save(() => this.state.seen(item.resync));
         this.given = undefined;
       }
     }
@@ -232,48 +222,14 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
 
   private async load(): Promise<void> {
     const saved = await this.state.load();
-    this.last = this.options.since ?? saved.seq;
-    for (const frame of saved.operations) {
-      this.clock.show(frame.at ?? "");
-      this.enqueue(frame.op_id, JSON.stringify(frame));
-    }
+    this.last ??= saved.seq;
+    this.outbox.load(saved.operations);
   }
 
   private make(fields: Omit<OperationFrame, "op_id">): Promise<Operation> {
     if (this.ended !== undefined) return Promise.reject(this.ended);
-    const frame = { ...fields, op_id: uuid7() } as OperationFrame;
-    // Written offline: the service is told when, so that it does not win over what was written later.
-    if (!this.isOnline) frame.at ??= this.clock.now();
-    const text = JSON.stringify(frame);
-    const size = new TextEncoder().encode(text).length;
-    if (size > MAX_FRAME) {
-      return Promise.reject(new TooLarge(`the operation has ${size} bytes; a frame takes ${MAX_FRAME}`));
-    }
-    return this.save(async () => {
-      if (this.queue.size >= (this.options.maxQueue ?? 10_000)) {
-        throw new QueueFull(`${this.queue.size} operations wait already`);
-      }
-      await this.state.add(frame);
-      if (this.queue.size === 0) this.heard = Date.now();
-      const ack = this.enqueue(frame.op_id, text);
-      this.transmit?.(text);
-      return { opId: frame.op_id, id: frame.id, ack };
-    });
-  }
-
-  private enqueue(opId: string, text: string): Promise<Ack> {
-    const ack = new Promise<Ack>((resolve, reject) => this.queue.set(opId, { text, resolve, reject }));
-    // Nobody has to ask for it: what nobody asks for is no unhandled rejection.
-    ack.catch(() => undefined);
-    if (this.ended !== undefined) this.queue.get(opId)?.reject(this.ended);
-    return ack;
-  }
-
-  /** Calls the state after all earlier calls of it. */
-  private save<T>(call: () => T | Promise<T>): Promise<T> {
-    const saved = this.saving.then(call, call);
-    this.saving = saved.catch(() => undefined);
-    return saved;
+    if (this.pending === 0) this.heard = Date.now();
+    return this.outbox.add(fields, this.isOnline);
   }
 
   /** The next time that something moves. */
@@ -291,7 +247,7 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
     try {
       while (!reached()) {
         if (this.ended !== undefined) throw this.ended;
-        if (late) throw new TimedOut(`it took longer than ${timeout} ms`);
+        if (late) throw new TimedOut(`it took longer than ${timeout} ms; the last disconnection: ${this.trouble}`);
         await this.moved();
       }
     } finally {
@@ -305,13 +261,15 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
     while (this.ended === undefined) {
       const began = Date.now();
       this.progress = false;
-      const { code, reason } = await this.connection();
+      const { code, reason, final } = await this.connection();
       const wasOnline = this.isOnline;
       this.isOnline = false;
-      this.transmit = this.disconnect = undefined;
-      if (code !== undefined && FOR_GOOD.has(code)) this.end(new SyncClosed(code, reason));
+      this.outbox.disconnected();
+      this.disconnect = undefined;
+      this.trouble = `${code ?? "no code"}: ${reason}`;
+      if (code !== undefined && (final || FOR_GOOD.has(code))) this.end(new SyncClosed(code, reason));
       if (this.ended !== undefined) return;
-      this.options.onDisconnect?.(`${code ?? "no code"}: ${reason}`);
+      this.options.onDisconnect?.(this.trouble);
       if (this.progress || Date.now() - began > STEADY_TIME) failures = 0;
       failures += 1;
       const atOnce = this.reattach || (code === AT_ONCE && wasOnline && failures === 1);
@@ -325,7 +283,7 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
     return new Promise<End>((resolve) => {
       const Socket = this.options.webSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
       if (Socket === undefined) {
-        return resolve({ code: 1008, reason: "there is no WebSocket here: give one as `webSocket`" });
+        return resolve({ code: 1008, reason: "there is no WebSocket here: give one as `webSocket`", final: true });
       }
       const socket = new Socket(this.url);
       let open = true;
@@ -337,17 +295,17 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
         socket.close(1000);
         resolve(end);
       };
-      let refusal: { error: string; detail: string } | undefined;
+      let refusal: Refusal | undefined;
       let handshake = setTimeout(() => finish({ code: undefined, reason: "no handshake in time" }), HANDSHAKE_TIME);
       const answerTime = this.options.answerTime ?? 75_000;
       const watch = setInterval(() => {
-        const silent = this.isOnline && this.queue.size > 0 && Date.now() - this.heard > answerTime;
+        const silent = this.isOnline && this.pending > 0 && Date.now() - this.heard > answerTime;
         if (silent) finish({ code: undefined, reason: `no answer in ${answerTime} ms` });
       }, Math.min(answerTime / 4, 5_000));
       this.disconnect = finish;
       socket.addEventListener("open", () => {
-        const hello = { api_key: this.apiKey, since: this.last, agent: this.options.agent };
-        socket.send(JSON.stringify(hello));
+        const { apiKey: api_key, agent } = this.hello;
+        socket.send(JSON.stringify({ api_key, since: this.last, agent }));
       });
       socket.addEventListener("message", ({ data }) => {
         if (!open) return;
@@ -358,7 +316,7 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
           if (frame.authenticated !== true) {
             // For good or for now, as the close code says that follows.
             refusal = frame;
-            handshake = setTimeout(() => finish({ code: 1008, reason: frame.error }), HANDSHAKE_TIME);
+            handshake = setTimeout(() => finish(refused(frame, NO_HANDSHAKE)), HANDSHAKE_TIME);
             return;
           }
           this.accepted(frame.seq, (text) => socket.send(text));
@@ -371,9 +329,7 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
         setTimeout(() => finish({ code: undefined, reason: String(message ?? "the connection failed") })),
       );
       socket.addEventListener("close", ({ code, reason }) => {
-        if (refusal === undefined) return finish({ code, reason: String(reason) });
-        const forNow = MAY_PASS.has(refusal.error);
-        finish({ code: forNow ? undefined : code, reason: `${refusal.error}: ${refusal.detail}` });
+        finish(refusal === undefined ? { code, reason: String(reason) } : refused(refusal, code));
       });
     });
   }
@@ -382,26 +338,23 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
     this.last ??= seq;
     this.isOnline = true;
     this.heard = Date.now();
-    this.transmit = transmit;
     this.move();
-    for (const { text } of this.queue.values()) transmit(text);
+    this.outbox.connected(transmit);
   }
 
   private receive(frame: any, finish: (end: End) => void): void {
     this.heard = Date.now();
-    const fault = { code: undefined, reason: `${frame.error}: ${frame.detail}` };
     switch (frame.type) {
       case "change":
         return this.receiveChange(frame, finish);
-      case "ack": {
-        const { op_id: opId, id, seq, reason } = frame;
-        const [applied, replayed] = [frame.applied === true, frame.replayed === true];
-        const ack = { opId, id, applied, seq: seq ?? undefined, replayed, reason: reason ?? undefined };
-        return this.settle(opId, (queued) => queued.resolve(ack));
+      case "ack":
+      case "error": {
+        const { pending } = this;
+        this.receiveAnswer(frame, finish);
+        if (this.pending === pending) return;
+        this.progress = true;
+        return this.move();
       }
-      case "error":
-        if (MAY_PASS.has(frame.error)) return finish(fault);
-        return this.settle(frame.op_id, (queued) => queued.reject(new Refused(frame)));
       case "resync":
         this.last = frame.seq;
         this.passedOver = false;
@@ -411,9 +364,23 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
     }
   }
 
+  private receiveAnswer(frame: any, finish: (end: End) => void): void {
+    if (frame.type === "ack") {
+      const { op_id: opId, id, seq, reason } = frame;
+      const [applied, replayed] = [frame.applied === true, frame.replayed === true];
+      this.outbox.acknowledge({ opId, id, applied, seq: seq ?? undefined, replayed, reason: reason ?? undefined });
+    } else if (MAY_PASS.has(frame.error)) {
+      finish({ code: undefined, reason: `${frame.error}: ${frame.detail}` });
+    } else if (typeof frame.op_id === "string") {
+      this.outbox.refuse(frame.op_id, frame);
+    } else if (!this.outbox.refuseUnnamed(frame)) {
+      finish({ code: undefined, reason: `the service could not read one of several operations: ${frame.detail}` });
+    }
+  }
+
   private receiveChange({ type: _, ...change }: Change & { type: string }, finish: (end: End) => void): void {
     const last = this.last ?? 0;
-    this.clock.show(change.at ?? "");
+    this.clock.show(change.at);
     if (change.seq <= last) return;
     if (this.buffer.length >= (this.options.maxBuffer ?? 10_000)) this.passedOver = true;
     if (this.passedOver) return;
@@ -424,22 +391,18 @@ export class Sync implements AsyncIterableIterator<Change, undefined> {
     this.move();
   }
 
-  private settle(opId: string, answer: (queued: Queued) => void): void {
-    const queued = this.queue.get(opId);
-    if (queued === undefined) return;
-    this.queue.delete(opId);
-    this.progress = true;
-    // A state that fails here forgets that the operation is decided, which is harmless.
-    this.save(() => this.state.done(opId)).catch(() => undefined);
-    answer(queued);
-    this.move();
-  }
-
   private end(why: SyncClosed): void {
     this.ended = why;
-    for (const { reject } of this.queue.values()) reject(why);
+    this.outbox.giveUp(why);
     this.stop.abort();
     this.disconnect?.({ code: undefined, reason: why.reason });
     this.move();
   }
+}
+
+/** The end of a connection whose handshake was refused: for good or for now, as the close code says. */
+function refused({ error, detail }: Refusal, told: number): End {
+  const code = NO_CODE.has(told) ? NO_HANDSHAKE : told;
+  const final = FOR_GOOD.has(code) || (code === NO_HANDSHAKE && REFUSED_FOR_GOOD.has(error));
+  return { code: final ? code : undefined, reason: `${error}: ${detail}`, final };
 }

@@ -136,7 +136,7 @@ export interface Health {
 }
 
 /** What is wrong with one line. */
-export interface ImportError {
+export interface ImportLineError {
   /** Its number from 1; of JSON, the item's. */
   line: number;
   problem: Problem;
@@ -147,7 +147,7 @@ export interface ImportReport {
   /** Whether the file was whole: with as many memories between its first and its last line as these say. */
   complete: boolean;
   /** Why, of the first 100. */
-  errors: ImportError[];
+  errors: ImportLineError[];
   /** Memories that the tenant has already; they are as they were. */
   existing: number;
   /** Memories that are new. */
@@ -248,7 +248,7 @@ export interface Problem {
   /** The kind in words */
   title: string;
   /** The kind; stable */
-  type: "https://stellar-memory.dev/problems/invalid-request" | "https://stellar-memory.dev/problems/missing-api-key" | "https://stellar-memory.dev/problems/invalid-api-key" | "https://stellar-memory.dev/problems/tenant-suspended" | "https://stellar-memory.dev/problems/memory-quota-reached" | "https://stellar-memory.dev/problems/key-quota-reached" | "https://stellar-memory.dev/problems/origin-not-allowed" | "https://stellar-memory.dev/problems/not-found" | "https://stellar-memory.dev/problems/method-not-allowed" | "https://stellar-memory.dev/problems/request-timeout" | "https://stellar-memory.dev/problems/conflict" | "https://stellar-memory.dev/problems/payload-too-large" | "https://stellar-memory.dev/problems/unsupported-media-type" | "https://stellar-memory.dev/problems/upgrade-required" | "https://stellar-memory.dev/problems/rate-limited" | "https://stellar-memory.dev/problems/internal" | "https://stellar-memory.dev/problems/bad-gateway" | "https://stellar-memory.dev/problems/unavailable" | "https://stellar-memory.dev/problems/gateway-timeout";
+  type: "https://stellar-memory.dev/problems/invalid-request" | "https://stellar-memory.dev/problems/missing-api-key" | "https://stellar-memory.dev/problems/invalid-api-key" | "https://stellar-memory.dev/problems/tenant-suspended" | "https://stellar-memory.dev/problems/memory-quota-reached" | "https://stellar-memory.dev/problems/index-limit-reached" | "https://stellar-memory.dev/problems/key-quota-reached" | "https://stellar-memory.dev/problems/origin-not-allowed" | "https://stellar-memory.dev/problems/not-found" | "https://stellar-memory.dev/problems/method-not-allowed" | "https://stellar-memory.dev/problems/request-timeout" | "https://stellar-memory.dev/problems/conflict" | "https://stellar-memory.dev/problems/payload-too-large" | "https://stellar-memory.dev/problems/unsupported-media-type" | "https://stellar-memory.dev/problems/upgrade-required" | "https://stellar-memory.dev/problems/rate-limited" | "https://stellar-memory.dev/problems/too-many-sockets" | "https://stellar-memory.dev/problems/internal" | "https://stellar-memory.dev/problems/bad-gateway" | "https://stellar-memory.dev/problems/unavailable" | "https://stellar-memory.dev/problems/gateway-timeout";
   /** How many there are */
   used?: number;
   /** What is used up */
@@ -330,7 +330,10 @@ export interface StoreRequest {
   id?: string | null;
   /** 0 to 1; 0.5 by default. */
   importance?: number | null;
-  /** Anything of the client's own, as an object: at most 16 KiB, 16 levels deep. */
+  /**
+   * Anything of the client's own, as an object: at most 16 KiB, 16 levels deep. A whole number of more than 64 bits is
+   * sent as a text.
+   */
   metadata?: Record<string, unknown> | null;
   /** When it happened, RFC 3339; now by default. */
   occurred_at?: string | null;

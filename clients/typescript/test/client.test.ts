@@ -3,8 +3,16 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 
-import { ApiError, Client, Replica, Unreachable, type Change, type ClientOptions } from "../src/index.js";
-import { QUICK } from "./fake.js";
+import {
+  ApiError,
+  Client,
+  InvalidValue,
+  Replica,
+  Unreachable,
+  type Change,
+  type ClientOptions,
+} from "../src/index.js";
+import { ID, QUICK } from "./fake.js";
 
 type Answer = Response | Error;
 
@@ -126,6 +134,62 @@ describe("REST", { timeout: 60_000 }, () => {
         for await (const _ of one.export());
       }, Unreachable);
     }
+  });
+});
+
+describe("a call", () => {
+  it("with what is no id reaches no path", async () => {
+    const { client: one, sent } = client([]);
+    const calls: ((id: string) => Promise<unknown>)[] = [
+      (id) => one.get(id),
+      (id) => one.forget(id),
+      (id) => one.revokeApiKey(id),
+      (id) => one.rotateApiKey(id),
+      (id) => one.update(id, { content: "new" }),
+      (id) => one.store("new", { id }),
+      (id) => one.batch([{ op: "remove", id }]),
+    ];
+    const wrong = [`../auth/api-keys/${ID}`, "../stats", "..", "", "m1", `${ID}?x=1`, `${ID}\n`, ID.slice(1), `{${ID}`];
+    for (const call of calls) {
+      for (const id of [...wrong, 7 as unknown as string]) {
+        await assert.rejects(call(id), (error) => error instanceof InvalidValue && /must be a UUID/.test(error.message));
+      }
+    }
+    assert.equal(sent.length, 0);
+  });
+
+  it("with an id in any spelling sends the usual one", async () => {
+    const spellings = [ID, ID.toUpperCase(), `{${ID}}`, `urn:uuid:${ID}`, ID.replaceAll("-", "")];
+    const { client: one, sent } = client(spellings.map(() => json({ removed: true })));
+    for (const id of spellings) assert.equal(await one.forget(id), true);
+    assert.deepEqual(new Set(sent.map(({ url }) => url)), new Set([`http://memory.test/api/v1/forget/${ID}`]));
+  });
+
+  it("with what JSON cannot say reaches no body and no query", async () => {
+    const { client: one, sent } = client([]);
+    const half = "cut \ud83d";
+    const calls: [string, () => Promise<unknown>][] = [
+      ["importance", () => one.store("x", { importance: NaN })],
+      ["content", () => one.store(half)],
+      ["metadata.n", () => one.update(ID, { metadata: { n: 10n ** 400n } })],
+      ["q", () => one.recall(half)],
+      ["limit", () => one.recall("x", { limit: NaN })],
+      ["cursor", () => one.memories({ cursor: half })],
+      ["topic", () => one.narrate(half)],
+      ["agent", () => one.createApiKey(half)],
+      ["expires_in_days", () => one.createApiKey("main", NaN)],
+      ["overlap_seconds", () => one.rotateApiKey(ID, { overlapSeconds: NaN })],
+      ["operations[1].importance", () => one.batch([{ op: "store" }, { op: "store", importance: NaN }])],
+      ["memories[1].metadata.n", () => one.importMemories([{}, { metadata: { n: NaN } }])],
+      ["idempotencyKey", () => one.store("x", {}, "ключ")],
+    ];
+    for (const [field, call] of calls) {
+      await assert.rejects(call(), (error) => error instanceof InvalidValue && error.field === field, field);
+    }
+    for (const [field, options] of [["agent", { agent: half }], ["since", { since: NaN }]] as const) {
+      assert.throws(() => one.sync(options), (error) => error instanceof InvalidValue && error.field === field);
+    }
+    assert.equal(sent.length, 0);
   });
 });
 

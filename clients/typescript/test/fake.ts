@@ -12,6 +12,8 @@ import { Client, ExponentialBackoff, type Sync, type SyncOptions, type WebSocket
 globalThis.crypto ??= webcrypto as Crypto;
 
 export type Frame = Record<string, any>;
+/** Of a memory or a key. */
+export const ID = "01980e4c-7a5e-7cc3-98c4-dc0c0c07398f";
 export const QUICK = new ExponentialBackoff(10, 20);
 export const WEB_SOCKET = WebSocket as unknown as WebSocketConstructor;
 

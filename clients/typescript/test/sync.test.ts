@@ -8,7 +8,7 @@ import { describe, it } from "node:test";
 
 import { FileState } from "../src/file-state.js";
 import { MemoryState, QueueFull, Refused, ResyncRequired, SyncClosed, TooLarge } from "../src/index.js";
-import { Fake, change, take, until, withFake, type Connection, type Frame, type Script } from "./fake.js";
+import { Fake, ID, change, take, until, withFake, type Connection, type Frame, type Script } from "./fake.js";
 
 const echo: Script = async (connection) => {
   await connection.accept();
@@ -160,7 +160,7 @@ describe("a close code", { timeout: 60_000 }, () => {
     });
   });
 
-  for (const code of [1008, 4001, 4002]) {
+  for (const code of [4001, 4002]) {
     it(`${code} ends sync for good`, async () => {
       const script: Script = async (connection) => {
         await connection.accept(1);
@@ -184,13 +184,59 @@ describe("a close code", { timeout: 60_000 }, () => {
     });
   }
 
-  it("of a refused handshake ends it if it would be refused again", async () => {
-    const busy: Script = (connection) => connection.refuse("too-many-sockets", 4003);
-    const ailing: Script = (connection) => connection.refuse("something-new", 1013);
-    const refused: Script = (connection) => connection.refuse("tenant-suspended", 4002);
-    await withFake([busy, ailing, refused], async (fake) => {
-      await assert.rejects(fake.sync().connected(10_000), /4002: tenant-suspended/);
-      assert.equal(fake.connections.length, 3);
+  for (const code of [1000, 1008, 1011, 1013, 4003, 4008, 4009]) {
+    it(`${code} leads to another connection`, async () => {
+      const script: Script = async (connection) => {
+        await connection.accept();
+        await connection.receive();
+        connection.close(code);
+      };
+      await withFake([script, echo], async (fake) => {
+        assert.equal((await (await fake.sync().store("kept meanwhile")).ack).applied, true);
+        assert.equal(fake.connections.length, 2);
+      });
+    });
+  }
+});
+
+describe("a refused handshake", { timeout: 60_000 }, () => {
+  for (const [error, code] of [
+    ["invalid-api-key", 1008],
+    ["missing-api-key", 1008],
+    ["invalid-request", 1008],
+    ["tenant-suspended", 4002],
+  ] as const) {
+    it(`with ${error} ends sync for good`, async () => {
+      await withFake([(connection) => connection.refuse(error, code)], async (fake) => {
+        const closed = (fault: unknown): boolean =>
+          fault instanceof SyncClosed && fault.code === code && fault.reason.startsWith(error);
+        await assert.rejects(fake.sync().connected(10_000), closed);
+        assert.equal(fake.connections.length, 1);
+      });
+    });
+  }
+
+  for (const [error, code] of [
+    ["request-timeout", 1013],
+    ["unavailable", 1013],
+    ["too-many-sockets", 4003],
+    ["rate-limited", 1008],
+    ["something-new", 1008],
+  ] as const) {
+    it(`with ${error} is tried again`, async () => {
+      const refused: Script = (connection) => connection.refuse(error, code);
+      await withFake([refused, refused, echo], async (fake) => {
+        assert.equal((await (await fake.sync().store("kept meanwhile")).ack).applied, true);
+        assert.equal(fake.connections.length, 3);
+      });
+    });
+  }
+
+  it("is the reason that a wait in vain tells", async () => {
+    await withFake([(connection) => connection.refuse("too-many-sockets", 4003)], async (fake) => {
+      const sync = fake.sync({ drain: 0 });
+      await until("it was refused", () => fake.connections.length > 1);
+      await assert.rejects(sync.connected(1), /too-many-sockets/);
     });
   });
 });
@@ -211,7 +257,7 @@ describe("an operation", { timeout: 60_000 }, () => {
       assert.equal((await stored.ack).seq, 4);
       const { applied, reason } = await (await sync.update(stored.id, { content: "by day" })).ack;
       assert.deepEqual({ applied, reason }, { applied: false, reason: "newer" });
-      const removed = await sync.remove("unknown");
+      const removed = await sync.remove(ID);
       await assert.rejects(removed.ack, (error) => error instanceof Refused && error.type === "not-found");
       assert.equal(sync.pending, 0);
     });
@@ -278,7 +324,7 @@ describe("an operation", { timeout: 60_000 }, () => {
       const sync = fake.sync({ since: 0, state, drain: 0 });
       await take(sync, 1);
       await until("it is disconnected", () => !sync.online);
-      await sync.update("m1", { content: "after it" });
+      await sync.update(ID, { content: "after it" });
       assert.equal(state.load().operations[0]?.at, "2999-01-01T00:00:00.124Z");
     });
   });

@@ -4,6 +4,7 @@ from .backoff import Backoff
 from .client import Client
 from .errors import (
     ApiError,
+    InvalidValue,
     QueueFull,
     Refused,
     ResyncRequired,
@@ -12,9 +13,10 @@ from .errors import (
     TooLarge,
     Unreachable,
 )
+from .outbox import Ack, Operation
 from .replica import Replica
 from .state import FileState, MemoryState, Saved, State
-from .sync import Ack, Change, Operation, Sync
+from .sync import Change, Sync
 
 __all__ = [
     "Ack",
@@ -23,6 +25,7 @@ __all__ = [
     "Change",
     "Client",
     "FileState",
+    "InvalidValue",
     "MemoryState",
     "Operation",
     "QueueFull",

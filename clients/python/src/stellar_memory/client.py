@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
+from . import outgoing
 from .backoff import Backoff
-from .errors import ApiError, StellarError, Unreachable
-from .fields import StoreFields
+from .errors import ApiError, Refused, StellarError, Unreachable
+from .fields import Id, StoreFields, Time, UpdateFields
 from .ids import uuid7
 from .state import MemoryState, State
 from .sync import Sync
@@ -31,7 +32,6 @@ from .types import (
     NewApiKey,
     Stats,
     Stored,
-    UpdateRequest,
     UpdatedMemory,
     Usage,
 )
@@ -103,20 +103,21 @@ class Client:
         query = {"q": q, "limit": limit, "emotion": emotion}
         return cast(list[Memory], await self._json("GET", "/recall", Repeat.ALWAYS, query))
 
-    async def get(self, id: str) -> Memory:
+    async def get(self, id: Id) -> Memory:
         """One memory."""
-        return cast(Memory, await self._json("GET", f"/memories/{id}", Repeat.ALWAYS))
+        return cast(Memory, await self._json("GET", memory_path(id), Repeat.ALWAYS))
 
     async def update(
-        self, id: str, *, idempotency_key: str | None = None, **fields: Unpack[UpdateRequest]
+        self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[UpdateFields]
     ) -> UpdatedMemory:
         """Changes the fields that are named. Where a later write stands against it: an `ApiError`, `conflict`."""
-        path = f"/memories/{id}"
+        path = memory_path(id)
         return cast(UpdatedMemory, await self._json("PATCH", path, Repeat.WITH_KEY, body=fields, key=idempotency_key))
 
-    async def forget(self, id: str, *, idempotency_key: str | None = None) -> bool:
+    async def forget(self, id: Id, *, idempotency_key: str | None = None) -> bool:
         """Removes a memory. An unknown id is an `ApiError` of the type `not-found`."""
-        answer = await self._json("DELETE", f"/forget/{id}", Repeat.WITH_KEY, key=idempotency_key)
+        path = f"/forget/{outgoing.segment('id', id)}"
+        answer = await self._json("DELETE", path, Repeat.WITH_KEY, key=idempotency_key)
         return bool(answer["removed"])
 
     async def memories(
@@ -127,7 +128,7 @@ class Client:
         return cast(MemoryPage, await self._json("GET", "/memories", Repeat.ALWAYS, query))
 
     async def timeline(
-        self, *, start: str | None = None, end: str | None = None, limit: int | None = None, cursor: str | None = None
+        self, *, start: Time | None = None, end: Time | None = None, limit: int | None = None, cursor: str | None = None
     ) -> MemoryPage:
         """A page of the memories in the order in which they happened."""
         query = {"start": start, "end": end, "limit": limit, "cursor": cursor}
@@ -145,7 +146,7 @@ class Client:
         self, operations: Iterable[BatchOperation], *, idempotency_key: str | None = None
     ) -> list[BatchResult]:
         """Up to 1,000 operations at once, as sync sends them; one result for each, in order."""
-        body = {"operations": list(operations)}
+        body = {"operations": [outgoing.fields(one, f"operations[{n}].") for n, one in enumerate(operations)]}
         answer = await self._json("POST", "/batch", Repeat.WITH_KEY, body=body, key=idempotency_key)
         return cast(list[BatchResult], answer["results"])
 
@@ -178,7 +179,8 @@ class Client:
 
     async def import_memories(self, memories: Iterable[Mapping[str, Any]]) -> ImportReport:
         """Stores what an export gave; what is there already stays as it is. The answer counts both."""
-        lines = b"".join(json.dumps(memory).encode() + b"\n" for memory in memories)
+        plain = (outgoing.plain(f"memories[{n}]", memory) for n, memory in enumerate(memories))
+        lines = b"".join(json.dumps(memory).encode() + b"\n" for memory in plain)
         headers = self._headers | {"Content-Type": "application/x-ndjson", "Idempotency-Key": uuid7()}
         request = self._http.build_request("POST", self._base + "/import", headers=headers, content=lines)
         return cast(ImportReport, (await self._answer(request, Repeat.WITH_KEY)).json())
@@ -209,15 +211,15 @@ class Client:
         return cast(NewApiKey, await self._json("POST", "/auth/api-keys", Repeat.NEVER, body=body))
 
     async def rotate_api_key(
-        self, id: str, *, overlap_seconds: int | None = None, expires_in_days: int | None = None
+        self, id: Id, *, overlap_seconds: int | None = None, expires_in_days: int | None = None
     ) -> NewApiKey:
         """Makes a key in the place of another, which opens for `overlap_seconds` more."""
         body = given(overlap_seconds=overlap_seconds, expires_in_days=expires_in_days)
-        return cast(NewApiKey, await self._json("POST", f"/auth/api-keys/{id}/rotate", Repeat.NEVER, body=body))
+        return cast(NewApiKey, await self._json("POST", f"{key_path(id)}/rotate", Repeat.NEVER, body=body))
 
-    async def revoke_api_key(self, id: str) -> None:
+    async def revoke_api_key(self, id: Id) -> None:
         """Ends a key."""
-        await self._json("DELETE", f"/auth/api-keys/{id}", Repeat.ALWAYS)
+        await self._json("DELETE", key_path(id), Repeat.ALWAYS)
 
     # Sync
 
@@ -228,12 +230,21 @@ class Client:
         state: State | None = None,
         agent: str | None = None,
         on_resync: Callable[[int], Awaitable[None]] | None = None,
+        on_refused: Callable[[Refused], None] | None = None,
         **limits: Any,
     ) -> Sync:
         """Follows the changes and makes some; see `Sync`. `since` goes before what the state holds."""
         url = "ws" + self._base.removeprefix("http") + "/sync"
-        state = state or MemoryState()
-        return Sync(url, self._api_key, since=since, state=state, agent=agent, on_resync=on_resync, **limits)
+        return Sync(
+            url,
+            self._api_key,
+            since=since,
+            state=state or MemoryState(),
+            agent=agent,
+            on_resync=on_resync,
+            on_refused=on_refused,
+            **limits,
+        )
 
     async def _json(
         self,
@@ -247,8 +258,9 @@ class Client:
     ) -> Any:
         headers = self._headers
         if repeat is Repeat.WITH_KEY:
-            headers = headers | {"Idempotency-Key": key or uuid7()}
-        query = given(**(query or {}))
+            headers = headers | {"Idempotency-Key": outgoing.idempotency_key(uuid7() if key is None else key)}
+        query = outgoing.fields(given(**(query or {})))
+        body = None if body is None else outgoing.fields(body)
         request = self._http.build_request(method, self._base + path, params=query, json=body, headers=headers)
         return (await self._answer(request, repeat)).json()
 
@@ -276,6 +288,16 @@ class Client:
             if not again or failures > self._retries or (wait or 0.0) > LONGEST_WAIT:
                 raise error
             await asyncio.sleep(self._backoff.delay(failures) if wait is None else wait)
+
+
+def memory_path(id: Id) -> str:
+    """Where a memory is."""
+    return f"/memories/{outgoing.segment('id', id)}"
+
+
+def key_path(id: Id) -> str:
+    """Where an API key is."""
+    return f"/auth/api-keys/{outgoing.segment('id', id)}"
 
 
 def given(**fields: Any) -> JsonObject:

@@ -41,10 +41,23 @@ class SyncClosed(StellarError):
         super().__init__(f"sync ended with {code}: {reason}")
 
 
-class Refused(StellarError):
-    """The service refused an operation; nothing was changed."""
+class InvalidValue(StellarError, ValueError):
+    """A value that JSON or the service cannot take. Nothing was sent or queued."""
 
-    def __init__(self, frame: Mapping[str, Any]):
+    def __init__(self, field: str, reason: str):
+        self.field = field
+        """Where it is, as `metadata.seats[0]`."""
+        self.reason = reason
+        """What is wrong with it, and what to do."""
+        super().__init__(f"{field} {reason}")
+
+
+class Refused(StellarError):
+    """An operation was refused, by the service or as one that cannot be sent; nothing was changed."""
+
+    def __init__(self, frame: Mapping[str, Any], operation: Mapping[str, Any] | None = None):
+        self.operation = None if operation is None else dict(operation)
+        """What was to be done, as it was queued."""
         self.op_id: str | None = frame.get("op_id")
         self.type = str(frame.get("error", ""))
         """As an `ApiError`'s."""

@@ -9,6 +9,10 @@ import uuid
 from datetime import datetime, timezone
 
 
+LAST_MILLIS = 253_402_300_799_999
+"""Since 1970, to the end of the year 9999: no time after it has a text."""
+
+
 def uuid7() -> str:
     """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, the rest random."""
     bits = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10), "big")
@@ -22,9 +26,12 @@ def millis(text: str) -> int:
     parts = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z", text)
     if parts is None:
         return 0
-    seconds = int(datetime.fromisoformat(f"{parts[1]}+00:00").timestamp())
+    try:
+        seconds = int(datetime.fromisoformat(f"{parts[1]}+00:00").timestamp())
+    except ValueError:
+        return 0
     nanos = int(((parts[2] or "") + "0" * 9)[:9])
-    return seconds * 1000 + -(-nanos // 1_000_000)
+    return min(seconds * 1000 + -(-nanos // 1_000_000), LAST_MILLIS)
 
 
 class Clock:
@@ -33,9 +40,9 @@ class Clock:
     def __init__(self) -> None:
         self._last = 0
 
-    def show(self, text: str) -> None:
-        """Takes note of a time, of another clock maybe."""
-        self._last = max(self._last, millis(text))
+    def show(self, text: object) -> None:
+        """Takes note of a time, of another clock maybe. What is none is passed over."""
+        self._last = max(self._last, millis(text) if isinstance(text, str) else 0)
 
     def now(self) -> str:
         """The time as RFC 3339 in UTC, to the millisecond."""

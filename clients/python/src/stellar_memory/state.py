@@ -69,7 +69,7 @@ class MemoryState:
 class FileState(MemoryState):
     """A journal in a file, for one process at a time. `add` waits for the disk.
 
-    A line that a crash cut off is passed over; the file is written anew when it has grown. It holds what was stored and
+    A line that is none, as one that a crash cut off, is passed over; the file is written anew when it has grown. It holds what was stored and
     not acknowledged, so only its owner may read it.
     """
 
@@ -86,14 +86,15 @@ class FileState(MemoryState):
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if "add" in entry:
-                super().add(entry["add"])
-            elif "done" in entry:
-                super().done(entry["done"])
-            elif "seen" in entry:
-                super().seen(entry["seen"])
+            match entry:
+                case {"add": {"op_id": str()} as operation}:
+                    super().add(operation)
+                case {"done": str() as op_id}:
+                    super().done(op_id)
+                case {"seen": int() as seq}:
+                    super().seen(seq)
         self._compact()
         return super().load()
 

@@ -23,7 +23,7 @@ __all__ = [
     "BatchResults",
     "CreateApiKeyRequest",
     "Health",
-    "ImportError",
+    "ImportLineError",
     "ImportReport",
     "Memory",
     "MemoryPage",
@@ -196,7 +196,7 @@ class Health(TypedDict):
     """The release."""
 
 
-class ImportError(TypedDict):
+class ImportLineError(TypedDict):
     """What is wrong with one line."""
 
     line: int
@@ -209,7 +209,7 @@ class ImportReport(TypedDict):
 
     complete: bool
     """Whether the file was whole: with as many memories between its first and its last line as these say."""
-    errors: list[ImportError]
+    errors: list[ImportLineError]
     """Why, of the first 100."""
     existing: int
     """Memories that the tenant has already; they are as they were."""
@@ -313,7 +313,7 @@ class Problem(TypedDict):
     """The HTTP status"""
     title: str
     """The kind in words"""
-    type: Literal["https://stellar-memory.dev/problems/invalid-request", "https://stellar-memory.dev/problems/missing-api-key", "https://stellar-memory.dev/problems/invalid-api-key", "https://stellar-memory.dev/problems/tenant-suspended", "https://stellar-memory.dev/problems/memory-quota-reached", "https://stellar-memory.dev/problems/key-quota-reached", "https://stellar-memory.dev/problems/origin-not-allowed", "https://stellar-memory.dev/problems/not-found", "https://stellar-memory.dev/problems/method-not-allowed", "https://stellar-memory.dev/problems/request-timeout", "https://stellar-memory.dev/problems/conflict", "https://stellar-memory.dev/problems/payload-too-large", "https://stellar-memory.dev/problems/unsupported-media-type", "https://stellar-memory.dev/problems/upgrade-required", "https://stellar-memory.dev/problems/rate-limited", "https://stellar-memory.dev/problems/internal", "https://stellar-memory.dev/problems/bad-gateway", "https://stellar-memory.dev/problems/unavailable", "https://stellar-memory.dev/problems/gateway-timeout"]
+    type: Literal["https://stellar-memory.dev/problems/invalid-request", "https://stellar-memory.dev/problems/missing-api-key", "https://stellar-memory.dev/problems/invalid-api-key", "https://stellar-memory.dev/problems/tenant-suspended", "https://stellar-memory.dev/problems/memory-quota-reached", "https://stellar-memory.dev/problems/index-limit-reached", "https://stellar-memory.dev/problems/key-quota-reached", "https://stellar-memory.dev/problems/origin-not-allowed", "https://stellar-memory.dev/problems/not-found", "https://stellar-memory.dev/problems/method-not-allowed", "https://stellar-memory.dev/problems/request-timeout", "https://stellar-memory.dev/problems/conflict", "https://stellar-memory.dev/problems/payload-too-large", "https://stellar-memory.dev/problems/unsupported-media-type", "https://stellar-memory.dev/problems/upgrade-required", "https://stellar-memory.dev/problems/rate-limited", "https://stellar-memory.dev/problems/too-many-sockets", "https://stellar-memory.dev/problems/internal", "https://stellar-memory.dev/problems/bad-gateway", "https://stellar-memory.dev/problems/unavailable", "https://stellar-memory.dev/problems/gateway-timeout"]
     """The kind; stable"""
     used: NotRequired[int]
     """How many there are"""
@@ -401,7 +401,10 @@ class StoreRequest(TypedDict):
     importance: NotRequired[float | None]
     """0 to 1; 0.5 by default."""
     metadata: NotRequired[dict[str, Any] | None]
-    """Anything of the client's own, as an object: at most 16 KiB, 16 levels deep."""
+    """
+    Anything of the client's own, as an object: at most 16 KiB, 16 levels deep. A whole number of more than 64 bits is
+    sent as a text.
+    """
     occurred_at: NotRequired[str | None]
     """When it happened, RFC 3339; now by default."""
     session: NotRequired[str | None]
