@@ -21,9 +21,8 @@ attack: ## run every attack in full
 	@ATTACK=whole cargo test --workspace --test data_plane -- panics::
 
 # Compiled as the image's programs are, and not as the tests': debug assertions would be measured too.
-bench: ## measure recalls, stores, sockets and isolation (PART="sockets idle": some of it)
-	@cargo build --workspace --bins --profile measured
-	@"$${CARGO_TARGET_DIR:-target}/measured/bench" $(PART)
+bench: ## measure recalls, stores, sockets and isolation (PART="sockets idle": some of it; BASELINE=COMMIT: beside its build)
+	@tests/bench/run "$(BASELINE)" $(PART)
 
 lint: ## check format, lints, scripts, the chart and the generated resources
 	@tests/cluster/lint

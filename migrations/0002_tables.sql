@@ -49,9 +49,14 @@ CREATE TABLE stellar.usage (
     user_id uuid PRIMARY KEY REFERENCES stellar.users (id) ON DELETE CASCADE,
     memory_count integer NOT NULL DEFAULT 0,
     memory_limit integer NOT NULL CHECK (memory_limit >= -1),
-    change_seq bigint NOT NULL DEFAULT 0
+    change_seq bigint NOT NULL DEFAULT 0,
+    answers_kept bigint NOT NULL DEFAULT 0,
+    answer_marks timestamptz[] NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE stellar.usage IS 'One row a tenant: quota and gapless log counter, moved together by the triggers.';
+COMMENT ON COLUMN stellar.usage.answers_kept IS 'rows of operations that were added since the newest mark';
+COMMENT ON COLUMN stellar.usage.answer_marks IS
+    'when each of the newest ten tenths of the answers that may be kept was full: older ones than the first of ten go';
 
 CREATE TABLE stellar.api_keys (
     user_id uuid NOT NULL REFERENCES stellar.users (id) ON DELETE CASCADE,
@@ -115,6 +120,8 @@ CREATE TABLE stellar.changes (
     PRIMARY KEY (user_id, seq)
 );
 CREATE INDEX changes_by_age ON stellar.changes (at);
+-- Finds the removal of a memory whose id is stored again.
+CREATE INDEX changes_forgotten ON stellar.changes (user_id, memory_id) WHERE op = 'forget';
 COMMENT ON TABLE stellar.changes IS 'A tenant''s log, kept for a bounded time. seq has no gaps, save that its oldest entries are pruned.';
 COMMENT ON COLUMN stellar.changes.key_id IS 'the API key (its id) that it was done with, for the audit';
 
@@ -127,6 +134,7 @@ CREATE TABLE stellar.operations (
     PRIMARY KEY (user_id, op_id)
 );
 CREATE INDEX operations_by_age ON stellar.operations (expires_at);
+CREATE INDEX operations_of_tenant_by_age ON stellar.operations (user_id, expires_at);
 COMMENT ON TABLE stellar.operations IS 'Answers already given, by Idempotency-Key or op_id, so that a retry is answered and not repeated.';
 
 CREATE TABLE stellar.audit (
@@ -139,6 +147,7 @@ CREATE TABLE stellar.audit (
     detail jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(detail) = 'object'),
     PRIMARY KEY (user_id, at, id)
 );
+CREATE INDEX audit_by_age ON stellar.audit (at);
 COMMENT ON TABLE stellar.audit IS
     'What was done to a tenant rather than to a memory of it: keys, tier, placement. With `changes` it is all that was done.';
 

@@ -98,6 +98,19 @@ $$;
 RESET ROLE;
 SET LOCAL ROLE stellar_owner;
 
+-- What the running transaction writes is on disk before its commit is answered, whatever a configuration says: else a crash
+-- of Postgres takes back what a client was told. Who asks for more than that keeps it.
+CREATE FUNCTION stellar.commit_durably() RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $$
+BEGIN
+    IF pg_catalog.current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
+        PERFORM pg_catalog.set_config('synchronous_commit', 'on', true);
+    END IF;
+END
+$$;
+GRANT EXECUTE ON FUNCTION stellar.commit_durably() TO stellar_maintainer;
+
 -- The first call of every request's transaction: names the tenant, proves the right to it, re-applies the settings
 -- that SQL injected into an earlier transaction of the same connection may have changed. No row: not served here.
 -- Readers begin REPEATABLE READ, so that one snapshot answers whether the tenant is served here and what it has.
@@ -119,7 +132,8 @@ BEGIN
         pg_catalog.set_config('app.current_user_id', tenant::text, true),
         pg_catalog.set_config('app.tenant_capability', pg_catalog.encode(capability, 'hex'), true),
         pg_catalog.set_config('app.agent', coalesce(agent, ''), true),
-        pg_catalog.set_config('app.key_id', coalesce(key_id::text, ''), true);
+        pg_catalog.set_config('app.key_id', coalesce(key_id::text, ''), true),
+        stellar.commit_durably();
     -- Asked again after the lock: a flip may have taken effect while this waited.
     IF writes AND EXISTS (SELECT FROM stellar.admitted(tenant, capability)) THEN
         PERFORM stellar.write_lock();

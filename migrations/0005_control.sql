@@ -156,7 +156,7 @@ BEGIN
 END
 $$;
 
--- Deletion policy Delete, in steps: call until it returns true. At most `p_batch` memories or changes go in one call.
+-- Deletion policy Delete, in steps: call until it returns true. At most `p_batch` memories, changes or answers go in one call.
 CREATE FUNCTION stellar.tenant_erase(p_id uuid, p_name text, p_batch integer) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -174,6 +174,11 @@ BEGIN
     END IF;
     DELETE FROM stellar.changes c WHERE c.ctid = ANY (ARRAY(
         SELECT x.ctid FROM stellar.changes x WHERE x.user_id = p_id LIMIT p_batch));
+    IF FOUND THEN
+        RETURN false;
+    END IF;
+    DELETE FROM stellar.operations o WHERE o.ctid = ANY (ARRAY(
+        SELECT x.ctid FROM stellar.operations x WHERE x.user_id = p_id LIMIT p_batch));
     IF FOUND THEN
         RETURN false;
     END IF;

@@ -44,6 +44,17 @@ BEGIN
 END
 $$;
 
+-- Takes away all but the newest 1,000 of a tenant's keys that have ended, which count in no quota. The operator's stay: they
+-- tell whether a Secret's text was a key before.
+CREATE FUNCTION stellar.keys_forget(p_user_id uuid) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+    DELETE FROM stellar.api_keys k WHERE k.ctid = ANY (ARRAY(
+        SELECT old.ctid FROM stellar.api_keys old
+        WHERE old.user_id = p_user_id AND NOT old.managed AND least(old.revoked_at, old.expires_at) < now()
+        ORDER BY least(old.revoked_at, old.expires_at) DESC OFFSET 1000))
+$$;
+
 -- Makes a key. SQLSTATE SM413 when the tenant's agents or keys are all used; DETAIL is
 -- {"what": "agents" | "api_keys", "used": n, "limit": n}.
 CREATE FUNCTION stellar.key_create(
@@ -56,6 +67,7 @@ DECLARE
     live record;
     made uuid;
 BEGIN
+    PERFORM stellar.commit_durably();
     SELECT u.max_agents, u.max_api_keys INTO tenant
     FROM stellar.users u WHERE u.id = p_user_id AND u.retired_at IS NULL FOR UPDATE;
     IF NOT FOUND THEN
@@ -73,6 +85,7 @@ BEGIN
         RAISE EXCEPTION 'agent quota reached' USING ERRCODE = 'SM413',
             DETAIL = json_build_object('what', 'agents', 'used', live.agents, 'limit', tenant.max_agents)::text;
     END IF;
+    PERFORM stellar.keys_forget(p_user_id);
     INSERT INTO stellar.api_keys (user_id, agent, key_hash, prefix, expires_at)
     VALUES (p_user_id, p_agent, p_hash, p_prefix, p_expires_at) RETURNING id INTO made;
     INSERT INTO stellar.audit (user_id, agent, key_id, what, detail)
@@ -89,6 +102,7 @@ AS $$
 DECLARE
     is_managed boolean;
 BEGIN
+    PERFORM stellar.commit_durably();
     PERFORM stellar.key_require_live(p_user_id, p_by_key);
     SELECT k.managed INTO is_managed FROM stellar.api_keys k
     WHERE k.user_id = p_user_id AND k.id = p_key_id AND k.revoked_at IS NULL FOR UPDATE;
@@ -124,6 +138,7 @@ DECLARE
     ends timestamptz;
     lasts timestamptz := p_expires_at;
 BEGIN
+    PERFORM stellar.commit_durably();
     -- Makers of keys wait for each other. Not FOR UPDATE: whoever revokes this key meanwhile holds it, and needs the tenant
     -- for its audit entry.
     SELECT u.max_api_keys INTO tenant
@@ -157,6 +172,7 @@ BEGIN
     UPDATE stellar.api_keys k
     SET expires_at = ends, revoked_at = CASE WHEN p_overlap <= interval '0' THEN now() END
     WHERE k.user_id = p_user_id AND k.id = p_key_id;
+    PERFORM stellar.keys_forget(p_user_id);
     INSERT INTO stellar.api_keys AS k (user_id, agent, key_hash, prefix, expires_at)
     VALUES (p_user_id, old.agent, p_hash, p_prefix, lasts) RETURNING k.id INTO made;
     INSERT INTO stellar.audit (user_id, agent, key_id, what, detail)

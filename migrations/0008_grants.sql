@@ -29,6 +29,7 @@ BEGIN
     GRANT SELECT (user_id, id, agent, key_hash, prefix, managed, created_at, expires_at, revoked_at, last_used_at)
         ON stellar.api_keys TO stellar_operator, stellar_gateway;
     GRANT EXECUTE ON FUNCTION stellar.enter(uuid, bytea, text, boolean, uuid) TO stellar_tenants, stellar_pool;
+    GRANT EXECUTE ON FUNCTION stellar.commit_durably() TO stellar_tenants, stellar_pool, stellar_maintainer;
     GRANT EXECUTE ON FUNCTION stellar.owner_grants() TO stellar_operator;
 END
 $$;
@@ -41,7 +42,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     GRANT EXECUTE ON FUNCTION stellar.memories_inserted(), stellar.memories_updated(), stellar.memories_deleted(),
-        stellar.control_changed() TO stellar_owner;
+        stellar.operations_kept(), stellar.audit_added(), stellar.control_changed() TO stellar_owner;
     GRANT EXECUTE ON FUNCTION stellar.current_tenant(), stellar.admitted(uuid, bytea), stellar.write_lock(),
         stellar.log_ends(uuid[], bytea[]), stellar.forget(uuid) TO stellar_tenants, stellar_pool;
     GRANT EXECUTE ON FUNCTION
@@ -57,6 +58,7 @@ BEGIN
         stellar.tenant_erase(uuid, text, integer),
         stellar.key_ensure(uuid, text, bytea, text, interval),
         stellar.prune(interval, interval, integer),
+        stellar.prune_lag(interval, interval),
         stellar.maintainer_grants()
     TO stellar_operator;
     GRANT EXECUTE ON FUNCTION stellar.gateway_heartbeat(uuid), stellar.gateway_leave(uuid),

@@ -11,7 +11,10 @@ use clap::{Parser, ValueEnum};
 use telemetry::LogFormat;
 use tenancy::TenantId;
 
-use crate::narrator::Endpoint;
+use crate::{index::IndexBounds, narrator::Endpoint, server::Bounds};
+
+/// Memory for the index of one pooled tenant: a thousand texts of 10,000 characters in any language need less.
+const POOLED_TENANT_INDEX_BYTES: usize = 128 << 20;
 
 /// The memory engine of stellar-memory: stores and recalls, one transaction a request, under the tenant's identity.
 #[derive(Parser)]
@@ -53,13 +56,27 @@ pub struct Config {
     #[arg(long, env = "ENGINE_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_connections: Option<u32>,
 
+    /// Connections to Postgres that one tenant of a pooled engine holds at most; its further requests wait without one.
+    /// Default: a quarter of --max-connections, at least 2.
+    #[arg(long, env = "ENGINE_CONNECTIONS_PER_TENANT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub connections_per_tenant: Option<u32>,
+
     /// HTTP connections at most; further ones wait to be accepted.
     #[arg(long, env = "ENGINE_MAX_CLIENTS", default_value_t = 4096)]
     pub max_clients: usize,
 
+    /// A client must take something of its answer within this time, in seconds, else its connection ends.
+    #[arg(long, env = "ENGINE_WRITE_TIMEOUT", default_value = "60", value_parser = seconds)]
+    pub write_timeout: Duration,
+
     /// Memory for the indexes of all tenants together, such as 512Mi.
     #[arg(long, env = "ENGINE_INDEX_MEMORY", default_value = "512Mi", value_parser = bytes)]
     pub index_memory: usize,
+
+    /// Memory for the index of one tenant. A tenant whose memories need more is refused recalls. Default: pooled 128Mi or a
+    /// quarter of --index-memory, whichever is less; else all of it.
+    #[arg(long, env = "ENGINE_INDEX_MEMORY_PER_TENANT", value_parser = bytes)]
+    pub index_memory_per_tenant: Option<usize>,
 
     /// How long a request may take, in seconds.
     #[arg(long, env = "ENGINE_REQUEST_TIMEOUT", default_value = "15", value_parser = seconds)]
@@ -133,6 +150,27 @@ impl Config {
             Mode::Dedicated => 4,
             Mode::Local => 8,
         })
+    }
+
+    /// Returns how many connections to Postgres one tenant may hold. `None`: all, where there is one tenant.
+    pub fn connections_per_tenant(&self) -> Option<u32> {
+        let most = self.connections_per_tenant.unwrap_or_else(|| (self.connections() / 4).max(2));
+        (self.mode == Mode::Pooled).then_some(most)
+    }
+
+    /// Returns the bounds of the server of the API.
+    pub fn server_bounds(&self) -> Bounds {
+        Bounds { max_clients: self.max_clients, write_timeout: self.write_timeout, drain: self.drain }
+    }
+
+    /// Returns the bounds of indexes in memory.
+    pub fn index_bounds(&self) -> IndexBounds {
+        let all = self.index_memory;
+        let tenant = self.index_memory_per_tenant.unwrap_or(match self.mode {
+            Mode::Pooled => POOLED_TENANT_INDEX_BYTES.min(all / 4),
+            Mode::Dedicated | Mode::Local => all,
+        });
+        IndexBounds { all, tenant: tenant.min(all) }
     }
 
     /// Where the API listens.
@@ -238,6 +276,18 @@ mod tests {
         for url in ["https://u:p@llm.example.com/v1", "https://llm.example.com/?k=1"] {
             assert_eq!(endpoint(url), Some(Err(NarrateUrl::Secret)), "{url}");
         }
+    }
+
+    #[test]
+    fn pooled_tenant_holds_part_of_the_connections() {
+        let most = |args: &[&str]| match Config::try_parse_from([&["engine"], args].concat()) {
+            Ok(config) => config.connections_per_tenant(),
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(most(&["--mode", "pooled"]), Some(5));
+        assert_eq!(most(&["--mode", "pooled", "--max-connections", "4"]), Some(2));
+        assert_eq!(most(&["--mode", "pooled", "--connections-per-tenant", "9"]), Some(9));
+        assert_eq!(most(&["--mode", "local"]), None);
     }
 
     #[test]

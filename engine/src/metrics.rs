@@ -59,11 +59,12 @@ impl Default for Metrics {
             build_seconds: seconds(),
             changes: Counter::default(),
             evictions: Counter::default(),
+            refusals: Counter::default(),
         };
         registry.register("index_tenants", "Tenants whose index is in memory", index.tenants.clone());
         registry.register_with_unit(
             "index_memory",
-            "Estimated memory of all indexes",
+            "Memory of all indexes, of those that are being built too",
             Unit::Bytes,
             index.bytes.clone(),
         );
@@ -71,6 +72,11 @@ impl Default for Metrics {
         registry.register_with_unit("index_build", "Time of a build", Unit::Seconds, index.build_seconds.clone());
         registry.register("index_changes", "Entries of change logs applied to indexes", index.changes.clone());
         registry.register("index_evictions", "Indexes let go, for room or for being idle", index.evictions.clone());
+        registry.register(
+            "index_refusals",
+            "Indexes not built, or dropped, because one tenant may not have as much",
+            index.refusals.clone(),
+        );
 
         let activity = ActivityMetrics {
             recalls_noted: Counter::default(),

@@ -21,13 +21,14 @@ use engine::{
     local::{EmbeddedPostgres, Local},
     metrics::Metrics,
     narrator::Narrator,
-    server::serve,
+    server::{Bounds, serve},
     store::{Coalescer, Database, Store, follow_url},
 };
 
 /// What may still be written when no request comes any more.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 const HEALTH_CLIENTS: usize = 64;
+const HEALTH_DRAIN: Duration = Duration::from_secs(1);
 
 /// Runs the engine until SIGTERM or SIGINT, then ends it gracefully.
 ///
@@ -45,7 +46,8 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     config.narrate_endpoint()?;
     let listener = listen(config.health_address()).await?;
     let health = health_router(readiness.clone(), metrics.clone());
-    tasks.spawn(serve(listener, health, HEALTH_CLIENTS, Duration::from_secs(1), health_stop.clone()).map_outcome());
+    let bounds = Bounds { max_clients: HEALTH_CLIENTS, drain: HEALTH_DRAIN, ..config.server_bounds() };
+    tasks.spawn(serve(listener, health, bounds, health_stop.clone()).map_outcome());
 
     if let Some(source) = source(&config, &stop).await? {
         let Source { database, only, local, postgres } = source;
@@ -105,8 +107,15 @@ async fn serve_api(
 ) -> Result<()> {
     let tracker = TaskTracker::new();
     let logs = Logs::new(store.clone());
+    let pages_store = store.clone();
     let store = store.telling(Arc::new(logs.clone()));
-    let indexes = Indexes::new(store.clone(), tracker.clone(), config.index_memory, metrics.index.clone());
+    let store = match config.connections_per_tenant() {
+        Some(most) => store.shared_fairly(most),
+        None => store,
+    };
+    let (bounds, index_metrics) = (config.index_bounds(), metrics.index.clone());
+    let indexes = Indexes::new(store.clone(), pages_store, tracker.clone(), bounds, index_metrics, stop.clone())
+        .context("start the threads of the index")?;
     let activity = Activity::new(store.clone(), indexes.clone(), metrics.activity.clone());
     let coalescer = Coalescer::new(store.clone(), tracker.clone(), metrics.store.clone());
     let api = Api {
@@ -143,7 +152,7 @@ async fn serve_api(
         (Some(caller), Some(rooms)) => local_router(router(api), caller, rooms),
         _ => router(api),
     };
-    let serving = serve(listener, router, config.max_clients, config.drain, stop.clone());
+    let serving = serve(listener, router, config.server_bounds(), stop.clone());
     let (served, ()) = tokio::join!(serving, unready);
     served.context("serve the API")?;
     if let Some(rooms) = rooms {

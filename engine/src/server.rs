@@ -1,7 +1,7 @@
-//! HTTP serving with the bounds that `axum::serve` does not set: a time limit for headers, a limit of connections, and an
-//! end that is both graceful and bounded.
+//! HTTP serving with the bounds that `axum::serve` does not set: time limits for headers and for answers that nobody reads, a
+//! limit of connections, and an end that is both graceful and bounded.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper_util::{
@@ -9,7 +9,12 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -17,18 +22,34 @@ const MAX_HEADERS: usize = 64;
 const MAX_BUFFER: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 100_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Bytes that wait in the kernel for a client that does not read: enough for full speed, and few for thousands of them.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 128 * 1024;
 /// A full table of file descriptors empties again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves at least one connection at a time and at most `max_clients` until cancelled, then lets requests that run end, for at
-/// most `drain`.
+/// Bounds of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections at one time; 0 counts as 1.
+    pub max_clients: usize,
+    /// A client must take something of its answer within this time.
+    pub write_timeout: Duration,
+    /// How long requests that run may go on at the end.
+    pub drain: Duration,
+}
+
+/// Serves until cancelled, then lets requests that run end.
+///
+/// # Errors
+/// When the system takes the listener away.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    max_clients: usize,
-    drain: Duration,
+    bounds: Bounds,
     cancel: CancellationToken,
 ) -> io::Result<()> {
+    let Bounds { max_clients, write_timeout, drain } = bounds;
     let places = Arc::new(Semaphore::new(max_clients.clamp(1, Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -63,9 +84,8 @@ pub async fn serve(
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true);
-        let connection =
-            http.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let io = TokioIo::new(bounded(stream, write_timeout));
+        let connection = http.serve_connection_with_upgrades(io, TowerToHyperService::new(router.clone()));
         let connection = graceful.watch(connection.into_owned());
         connections.spawn(async move {
             // A client that sends rubbish or hangs up is no event of ours.
@@ -81,4 +101,16 @@ pub async fn serve(
         connections.shutdown().await;
     }
     Ok(())
+}
+
+/// A connection on which a write that brings no byte further within `write_timeout` fails.
+fn bounded(stream: TcpStream, write_timeout: Duration) -> Pin<Box<TimeoutWriter<TcpStream>>> {
+    // Without these, small answers wait for the client's acknowledgement, and the kernel keeps megabytes of an answer that
+    // nobody reads; a failure only costs that.
+    let _ = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(write_timeout));
+    Box::pin(stream)
 }

@@ -3,7 +3,7 @@
 //! The key is looked up by its SHA-256: what a timing could tell is how far two hashes agree, which says nothing about
 //! a key of 128 random bits, so the lookup need not take constant time.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use tenancy::{ApiKey, ApiKeyHash};
@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    client_address::FailureLimits,
     directory::{Directory, Tenant},
     error::Error,
 };
@@ -31,22 +32,41 @@ pub struct Caller {
     pub key_hash: ApiKeyHash,
 }
 
-/// Finds the caller of a request.
+/// Finds the caller by the key that a request or the first frame of a socket shows. A key that is not known here is looked for
+/// in Postgres, but not for an address that failed too often: what costs Postgres something comes after that bound.
 ///
 /// # Errors
-/// [`Error::MissingKey`], [`Error::TwoKeys`], [`Error::InvalidKey`] (whatever is wrong with the key), and
-/// [`Error::NotLoaded`] before the directory was loaded once.
-pub fn authenticate(headers: &HeaderMap, directory: &Directory, now: OffsetDateTime) -> Result<Caller, Error> {
-    holder(&sent_key(headers)?, directory, now)
+/// What is wrong with `shown`; [`Error::InvalidKey`], whatever is wrong with the key; [`Error::TooManyFailures`] instead of
+/// either; [`Error::NotLoaded`] before the directory was loaded once.
+pub async fn caller(
+    shown: Result<ApiKey, Error>,
+    client: IpAddr,
+    directory: &Directory,
+    failures: &FailureLimits,
+    since_start: Duration,
+) -> Result<Caller, Error> {
+    let found = |key: &ApiKey| holder(key, directory, OffsetDateTime::now_utc());
+    let counted = |error: Error| match failures.failed(client, since_start) {
+        verdict if verdict.allowed => error,
+        verdict => Error::TooManyFailures(verdict.reset),
+    };
+    let key = shown.map_err(counted)?;
+    match found(&key).map_err(|error| if matches!(error, Error::InvalidKey) { counted(error) } else { error }) {
+        Err(Error::InvalidKey) if search(&key, directory).await => found(&key),
+        decided => decided,
+    }
 }
 
 /// The caller that a key belongs to.
 ///
 /// # Errors
 /// [`Error::InvalidKey`], [`Error::NotLoaded`].
-pub fn holder(key: &ApiKey, directory: &Directory, now: OffsetDateTime) -> Result<Caller, Error> {
+fn holder(key: &ApiKey, directory: &Directory, now: OffsetDateTime) -> Result<Caller, Error> {
     if !directory.is_loaded() {
         return Err(Error::NotLoaded);
+    }
+    if directory.is_too_old() {
+        return Err(Error::DirectoryTooOld);
     }
     let key_hash = key.hash();
     let (tenant, holder) = directory.find_key(&key_hash).ok_or(Error::InvalidKey)?;
@@ -57,7 +77,7 @@ pub fn holder(key: &ApiKey, directory: &Directory, now: OffsetDateTime) -> Resul
 }
 
 /// Looks for a key that is not known here in Postgres. True: authenticating once more is worth it.
-pub async fn search(key: &ApiKey, directory: &Directory) -> bool {
+async fn search(key: &ApiKey, directory: &Directory) -> bool {
     let hash = key.hash();
     directory.find_key(&hash).is_none() && directory.search(hash).await
 }
@@ -87,7 +107,9 @@ pub(crate) fn sent_key(headers: &HeaderMap) -> Result<ApiKey, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::directory::Ask;
     use http::{HeaderName, HeaderValue};
+    use tenancy::MasterKey;
 
     const KEY: &str = "sk-stellar-0123456789abcdef0123456789abcdef";
     const OTHER: &str = "sk-stellar-fedcba9876543210fedcba9876543210";
@@ -129,5 +151,32 @@ mod tests {
             assert_eq!(sent(&[("x-api-key", wrong)]), Err("invalid-api-key"));
         }
         assert_eq!(sent(&[("authorization", "Bearer ".to_owned())]), Err("missing-api-key"));
+    }
+
+    #[tokio::test]
+    async fn failing_address_causes_no_searches_beyond_its_bound() {
+        let (directory, mut asks) = Directory::listening(MasterKey::generate());
+        let refresher = async {
+            let mut searches = 0;
+            while let Some(Ask::Search(_, reply)) = asks.recv().await {
+                searches += 1;
+                let _ = reply.send(false);
+            }
+            searches
+        };
+        let client = async {
+            let (failures, address) = (FailureLimits::new(3), IpAddr::from([192, 0, 2, 1]));
+            let mut told = Vec::new();
+            for _ in 0..10 {
+                let unknown = ApiKey::parse(KEY).map_err(|_| Error::InvalidKey);
+                let refused = caller(unknown, address, &directory, &failures, Duration::ZERO).await.err();
+                told.push(refused.expect("a key that nobody has").kind());
+            }
+            drop(directory);
+            told
+        };
+        let (searches, told) = tokio::join!(refresher, client);
+        assert_eq!(searches, 3);
+        assert_eq!(told, [["invalid-api-key"; 3].as_slice(), &["rate-limited"; 7]].concat());
     }
 }

@@ -64,6 +64,10 @@ pub struct ClientLimits {
     #[arg(long, env = "MAX_AUTH_FAILURES_PER_MINUTE", default_value_t = 600)]
     pub max_auth_failures_per_minute: u32,
 
+    /// Operations of batches and imports that a tenant may have carried out for each request of its tier's requests a minute.
+    #[arg(long, env = "OPERATIONS_PER_REQUEST", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub operations_per_request: u32,
+
     /// Address or CIDR block of a proxy in front, whose X-Forwarded-For is believed. May be given several times.
     #[arg(long = "trusted-proxy", env = "TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
@@ -79,6 +83,10 @@ pub struct Times {
     /// A client connection without a request is closed after this time.
     #[arg(long, env = "KEEP_ALIVE", value_parser = duration, default_value = "75s")]
     pub keep_alive: Duration,
+
+    /// A client must take something of each of its answers within this time, else its connection ends.
+    #[arg(long, env = "WRITE_TIMEOUT", value_parser = duration, default_value = "60s")]
+    pub write_timeout: Duration,
 
     /// Connecting to an engine.
     #[arg(long, env = "CONNECT_TIMEOUT", value_parser = duration, default_value = "1s")]
@@ -119,6 +127,11 @@ pub struct Times {
     /// Whole reload of the directory, as a guard against a lost notice.
     #[arg(long, env = "FULL_RELOAD_INTERVAL", value_parser = duration, default_value = "10m")]
     pub full_reload_interval: Duration,
+
+    /// Requests are refused and the gateway is not ready when it has heard nothing of Postgres for so long, for it does not know
+    /// of revoked keys then. `0`: it goes on from what it knows last.
+    #[arg(long, env = "DIRECTORY_MAX_AGE", value_parser = duration, default_value = "10m")]
+    pub directory_max_age: Duration,
 
     /// Between two reloads of tenants that notices of Postgres ask for. Anybody with a login can send such notices.
     #[arg(long, env = "NOTICE_PAUSE", value_parser = duration, default_value = "100ms")]

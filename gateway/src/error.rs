@@ -10,7 +10,10 @@ use http::{
 };
 use tenancy::{PROBLEM_JSON, Problem, ProblemType};
 
-use crate::{encoding, limit::retry_after};
+use crate::{
+    encoding,
+    limit::{self, retry_after},
+};
 
 /// Why a request was not answered by an engine.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,17 @@ pub enum Error {
     /// without it.
     #[error("the request is not valid")]
     Invalid(String),
+    /// The tenant's operations are used up: how many it may have a minute, and when to come back.
+    #[error("the tenant's rate of operations is reached")]
+    OperationsLimited {
+        /// Operations a minute.
+        per_minute: u32,
+        /// When something is left again.
+        wait: Duration,
+    },
+    /// Postgres has not been heard of for too long.
+    #[error("the directory is too old to know which keys count")]
+    DirectoryTooOld,
     /// The directory has not been loaded yet.
     #[error("the directory is not loaded yet")]
     NotLoaded,
@@ -116,6 +130,9 @@ pub enum Error {
     /// A web page asks for a socket whose origin is not configured.
     #[error("the origin of a web page is not configured")]
     ForeignOrigin,
+    /// The tenant has as many sockets and event streams as it may.
+    #[error("the tenant's sockets and event streams are used up")]
+    TooManySockets(sync::Full),
     /// A room's log cannot be reached.
     #[error("the log of a room cannot be reached")]
     NoLog,
@@ -151,13 +168,15 @@ impl Error {
             Self::MissingKey => ProblemType::MissingApiKey,
             Self::InvalidKey => ProblemType::InvalidApiKey,
             Self::Suspended => ProblemType::TenantSuspended,
-            Self::TooManyFailures(_) | Self::RateLimited(_) => ProblemType::RateLimited,
+            Self::TooManyFailures(_) | Self::RateLimited(_) | Self::OperationsLimited { .. } => ProblemType::RateLimited,
+            Self::TooManySockets(_) => ProblemType::TooManySockets,
             Self::NoRoute | Self::NoSuchKey => ProblemType::NotFound,
             Self::MethodNotAllowed(_) => ProblemType::MethodNotAllowed,
             Self::BodyTooLarge(_) => ProblemType::PayloadTooLarge,
             Self::BodyTooSlow => ProblemType::RequestTimeout,
             Self::NotJson | Self::Encoding => ProblemType::UnsupportedMediaType,
             Self::NotLoaded
+            | Self::DirectoryTooOld
             | Self::NoDecoder
             | Self::Unreachable(_)
             | Self::NotServed
@@ -180,6 +199,7 @@ impl Error {
             Self::ForeignOrigin => {
                 "Pages of this origin may not open a socket. Whoever runs this service can let them (--cors-origin).".to_owned()
             }
+            Self::TooManySockets(full) => format!("{full}."),
             Self::NoLog => "The memory store cannot be reached just now; reconnect.".to_owned(),
             Self::MissingKey => "Send an API key in the header X-API-Key or as Authorization: Bearer.".to_owned(),
             Self::InvalidKey => {
@@ -192,6 +212,15 @@ impl Error {
             Self::Suspended => "The tenant is suspended; its memories are kept. Ask whoever runs this service.".to_owned(),
             Self::RateLimited(_) => {
                 "The tier's requests a minute are used up. Wait as Retry-After says, or move to a larger tier.".to_owned()
+            }
+            Self::OperationsLimited { per_minute, .. } => format!(
+                "The tenant's {per_minute} operations a minute in batches and imports are used up; {} KiB of them count as one at \
+                 least. Wait as Retry-After says, or move to a larger tier.",
+                limit::OPERATION_BYTES / 1024
+            ),
+            Self::DirectoryTooOld => {
+                "This gateway has not heard of its database for too long to know which keys still count. Try again in some seconds."
+                    .to_owned()
             }
             Self::NoRoute => "There is nothing at this path. The API starts with /api/v1/.".to_owned(),
             Self::MethodNotAllowed(allow) => format!("This path takes {allow}."),
@@ -260,7 +289,7 @@ impl Error {
                     headers.insert(ALLOW, allow);
                 }
             }
-            Self::RateLimited(wait) | Self::TooManyFailures(wait) => {
+            Self::RateLimited(wait) | Self::TooManyFailures(wait) | Self::OperationsLimited { wait, .. } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after(*wait)));
             }
             Self::NoUpgrade(why) => {
@@ -280,7 +309,7 @@ impl Error {
             | Self::NoLog => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(1));
             }
-            Self::Database { .. } | Self::DatabaseTimeout(_) => {
+            Self::Database { .. } | Self::DatabaseTimeout(_) | Self::DirectoryTooOld | Self::TooManySockets(_) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(5));
             }
             _ => {}

@@ -1,7 +1,7 @@
 //! The port for the platform: /healthz (the process runs), /readyz (send requests here), /metrics.
 //!
 //! Ready means that the directory was loaded once and that the gateway is not about to leave. A lost Postgres does not
-//! make it unready: it serves on from its directory.
+//! make it unready, for it serves on from its directory, until that is too old (`--directory-max-age`).
 
 use std::{
     net::IpAddr,
@@ -62,6 +62,9 @@ impl Health {
         match self.directory.get() {
             None => Some("waiting for the files with the database URL and the master key"),
             Some(directory) if !directory.is_loaded() => Some("waiting for Postgres: the directory is not loaded yet"),
+            Some(directory) if directory.is_too_old() => {
+                Some("waiting for Postgres: which keys still count has not been known for too long")
+            }
             Some(_) => None,
         }
     }

@@ -22,6 +22,15 @@ pub struct Limiter {
     full_at: AtomicU64,
 }
 
+/// A tenant's rates at this gateway.
+#[derive(Default)]
+pub struct Rates {
+    /// Of requests.
+    pub requests: Limiter,
+    /// Of operations, however many of them come in one request.
+    pub operations: Limiter,
+}
+
 /// The answer to one request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verdict {
@@ -45,6 +54,38 @@ impl Limiter {
                 Err(changed) => seen = changed,
             }
         }
+    }
+}
+
+/// What a request that carries many operations weighs: a batch of short ones as many as they are, one of long ones as many
+/// blocks of this size as it has.
+pub const OPERATION_BYTES: u64 = 16 * 1024;
+/// The longest that a tenant waits for having had more than its quota carried out.
+const LONGEST_DEBT: Duration = Duration::from_hours(1);
+
+impl Limiter {
+    /// Decides at `now` on a request whose weight is known only when it was carried out: it may pass while anything of the quota
+    /// is left.
+    pub fn admit(&self, now: Duration, per_minute: u32) -> Verdict {
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
+        let step = WINDOW_NANOS / u64::from(per_minute.max(1));
+        let used = self.full_at.load(Ordering::Relaxed).saturating_sub(now);
+        let left = WINDOW_NANOS.saturating_sub(used) / step;
+        if left == 0 {
+            let wait = Duration::from_nanos(used + step - WINDOW_NANOS);
+            return Verdict { allowed: false, remaining: 0, reset: wait };
+        }
+        Verdict { allowed: true, remaining: left as u32, reset: Duration::from_nanos(used.max(step)) }
+    }
+
+    /// Takes the weight of a request that was admitted, also more than is left: what follows waits for that much longer.
+    pub fn charge(&self, now: Duration, per_minute: u32, weight: u64) {
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
+        let step = WINDOW_NANOS / u64::from(per_minute.max(1));
+        let most = now + LONGEST_DEBT.as_nanos() as u64;
+        let charged = |full_at: u64| full_at.max(now).saturating_add(weight.saturating_mul(step)).min(most);
+        // The closure always gives a value, so this always succeeds.
+        let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| Some(charged(full_at)));
     }
 }
 
@@ -90,6 +131,20 @@ pub fn add_headers(headers: &mut HeaderMap, per_minute: u32, verdict: &Verdict) 
         // Digits and the letters above: always a valid value.
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// Adds the tenant's rate of operations to those of its requests, as a further member of the same fields.
+pub fn add_operations_headers(headers: &mut HeaderMap, per_minute: u32, verdict: &Verdict) {
+    let seconds = retry_after(verdict.reset);
+    let fields: [(&'static str, String); 2] = [
+        ("ratelimit-policy", format!("\"operations\";q={per_minute};w={}", WINDOW.as_secs())),
+        ("ratelimit", format!("\"operations\";r={};t={seconds}", verdict.remaining)),
+    ];
+    for (name, value) in fields {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.append(HeaderName::from_static(name), value);
         }
     }
 }
@@ -165,5 +220,28 @@ mod tests {
         assert_eq!(headers["x-ratelimit-limit"], "60");
         assert_eq!(headers["x-ratelimit-remaining"], "12");
         assert_eq!(headers["x-ratelimit-reset"], "48");
+    }
+
+    #[test]
+    fn charged_weight_delays_what_follows() {
+        let (limiter, start) = (Limiter::default(), Duration::from_secs(5));
+        assert!(limiter.admit(start, 1200).allowed);
+        limiter.charge(start, 1200, 1000);
+        let verdict = limiter.admit(start, 1200);
+        assert_eq!((verdict.allowed, verdict.remaining), (true, 200));
+        limiter.charge(start, 1200, 1000);
+        let refused = limiter.admit(start, 1200);
+        assert!(!refused.allowed);
+        // 800 more than the quota: 40 s, and one step.
+        assert_eq!(refused.reset, Duration::from_millis(40_050));
+        assert!(!limiter.admit(start + Duration::from_secs(40), 1200).allowed);
+        assert!(limiter.admit(start + refused.reset, 1200).allowed);
+    }
+
+    #[test]
+    fn debt_ends_within_an_hour() {
+        let limiter = Limiter::default();
+        limiter.charge(Duration::ZERO, 1, u64::MAX);
+        assert!(limiter.admit(LONGEST_DEBT, 1).allowed);
     }
 }

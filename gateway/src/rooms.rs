@@ -12,7 +12,7 @@ use axum::body::{Body, to_bytes};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
-use sync::{Admission, Changes, Hello, Limits, Outcome, Refusal, Service, Standing, Unavailable};
+use sync::{Admission, Changes, Failure, Hello, Limits, Outcome, Refusal, Service, Standing, Unavailable};
 use tenancy::{ApiKey, ApiKeyHash, TenantId};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -25,7 +25,7 @@ use crate::{
     key_use::KeyUses,
     presence::Presence,
     proxy::{Passing, Proxy},
-    router::{Answer, Handler, Repeat, Route, RouteTime},
+    router::{Answer, Handler, Repeat, Route, RouteTime, Weight},
 };
 
 /// The engine's log, which no client's request reaches.
@@ -37,6 +37,7 @@ static CHANGES: Route = Route {
     body_limit: 0,
     repeat: Repeat::Always,
     answer: Answer::Followed,
+    weight: Weight::Request,
 };
 /// Where the operations of sockets go: as those of a client's batch, and bounded by the rooms.
 static OPERATIONS: Route = Route {
@@ -47,6 +48,7 @@ static OPERATIONS: Route = Route {
     body_limit: ANSWER_MOST,
     repeat: Repeat::WithKey,
     answer: Answer::Whole,
+    weight: Weight::Request,
 };
 const ANSWER_MOST: usize = 64 * 1024 * 1024;
 
@@ -71,10 +73,10 @@ impl Service for Engines {
 
     async fn admit(&self, hello: Hello, client: IpAddr) -> Result<Admission<Caller>, Refusal> {
         let Hello { api_key, since: _, agent } = hello;
-        let caller = match self.caller(api_key.as_deref()).await {
-            Ok(caller) => caller,
-            Err(error) => return Err(self.refuse(&error, client)),
-        };
+        let shown = api_key.ok_or(Error::MissingKey);
+        let shown = shown.and_then(|key| ApiKey::parse(key.trim()).map_err(|_| Error::InvalidKey));
+        let caller = auth::caller(shown, client, &self.directory, &self.failures, self.started.elapsed()).await;
+        let caller = caller.map_err(|error| refusal(&error))?;
         if caller.tenant.suspended {
             return Err(refusal(&Error::Suspended));
         }
@@ -90,6 +92,7 @@ impl Service for Engines {
 
     fn standing(&self, caller: &Caller) -> Standing {
         match self.directory.find_key(&caller.key_hash) {
+            _ if self.directory.is_too_old() => Standing::Unknown,
             Some((tenant, _)) if tenant.suspended => Standing::Suspended,
             Some((_, holder)) if holder.expires_at.is_none_or(|end| end > OffsetDateTime::now_utc()) => Standing::Good,
             _ => Standing::KeyEnded,
@@ -111,13 +114,16 @@ impl Service for Engines {
             Some(since) => format!("{}?since={since}&wait_ms={}", CHANGES.template, wait.as_millis()),
             None => CHANGES.template.to_owned(),
         };
-        let answer = self.ask(as_room(tenant), &CHANGES, &uri, Body::empty()).await?;
+        let (status, answer) = self.ask(as_room(tenant), &CHANGES, &uri, Body::empty()).await?;
+        if status != StatusCode::OK {
+            return Err(Unavailable(format!("the engine answered {status}")));
+        }
         let text =
             std::str::from_utf8(&answer).map_err(|_| Unavailable("the engine's answer is no text".to_owned()))?;
         Changes::from_json(text, since).map_err(|error| Unavailable(format!("the engine's page of changes: {error}")))
     }
 
-    async fn carry_out(&self, caller: &Caller, operations: &[Box<RawValue>]) -> Result<Vec<Outcome>, Unavailable> {
+    async fn carry_out(&self, caller: &Caller, operations: &[Box<RawValue>]) -> Result<Vec<Outcome>, Failure> {
         let tenant = self.directory.find(caller.tenant.id).ok_or_else(gone)?;
         let caller = Caller { tenant, ..caller.clone() };
         self.key_uses.note(&caller, OffsetDateTime::now_utc());
@@ -129,39 +135,22 @@ impl Service for Engines {
             body.push_str(operation.get());
         }
         body.push_str("]}");
-        let answer = self.ask(caller, &OPERATIONS, OPERATIONS.template, Body::from(body)).await?;
-        outcomes(&answer, operations.len())
+        match self.ask(caller, &OPERATIONS, OPERATIONS.template, Body::from(body)).await? {
+            (StatusCode::OK, answer) => Ok(outcomes(&answer, operations.len())?),
+            (status, answer) => Err(sync::failure(status.as_u16(), &answer)),
+        }
     }
 }
 
 impl Engines {
-    async fn caller(&self, key: Option<&str>) -> Result<Caller, Error> {
-        let key = ApiKey::parse(key.ok_or(Error::MissingKey)?.trim()).map_err(|_| Error::InvalidKey)?;
-        let found = auth::holder(&key, &self.directory, OffsetDateTime::now_utc());
-        if matches!(found, Err(Error::InvalidKey)) && auth::search(&key, &self.directory).await {
-            return auth::holder(&key, &self.directory, OffsetDateTime::now_utc());
-        }
-        found
-    }
-
-    fn refuse(&self, error: &Error, client: IpAddr) -> Refusal {
-        if matches!(error, Error::InvalidKey | Error::MissingKey) {
-            let verdict = self.failures.failed(client, self.started.elapsed());
-            if !verdict.allowed {
-                return refusal(&Error::TooManyFailures(verdict.reset));
-            }
-        }
-        refusal(error)
-    }
-
-    /// One request to whichever engine serves the tenant now.
+    /// Sends a request to whichever engine serves the tenant now. Returns its answer, whatever it says.
     async fn ask(
         &self,
         caller: Caller,
         route: &'static Route,
         uri: &str,
         body: Body,
-    ) -> Result<bytes::Bytes, Unavailable> {
+    ) -> Result<(StatusCode, bytes::Bytes), Unavailable> {
         let unavailable = |error: &dyn std::error::Error| Unavailable(chain(error));
         let mut request = Request::new(body);
         *request.method_mut() = route.method.clone();
@@ -173,10 +162,7 @@ impl Engines {
         let answer: Response<Body> = passed.map_err(|error| unavailable(&error))?;
         let (parts, body) = answer.into_parts();
         let bytes = to_bytes(body, ANSWER_MOST).await.map_err(|error| unavailable(&error))?;
-        if parts.status == StatusCode::OK {
-            return Ok(bytes);
-        }
-        Err(Unavailable(format!("the engine answered {}", parts.status)))
+        Ok((parts.status, bytes))
     }
 }
 
@@ -192,7 +178,8 @@ fn gone() -> Unavailable {
 fn refusal(error: &Error) -> Refusal {
     let code = match error {
         Error::Suspended => 4002,
-        Error::NotLoaded => 1013,
+        // Another time it may be let in: a client that takes this for final would be gone for good.
+        Error::NotLoaded | Error::DirectoryTooOld | Error::TooManyFailures(_) => 1013,
         _ => 1008,
     };
     Refusal { error: error.kind(), detail: error.detail(), code }
@@ -223,24 +210,29 @@ mod tests {
     }
 
     #[test]
-    fn answers_become_acks_and_errors() {
+    fn each_operation_of_a_batch_needs_its_answer() {
         let done = r#"{"op_id":"a","status":201,"id":"x","seq":7,"applied":true}"#;
-        let refused = r#"{"op_id":"b","status":403,"problem":{"type":"https://stellar-memory.dev/problems/memory-quota-reached",
-            "title":"t","status":403,"detail":"d","used":5}}"#;
-        let read = read(&format!("{done},{refused}"), 2).expect("answers");
-        assert_eq!((read[0].op_id.as_deref(), read[0].refused), (Some("a"), false));
-        assert_eq!(read[0].fields["seq"], 7);
-        assert_eq!((read[1].op_id.as_deref(), read[1].refused), (Some("b"), true));
-        assert_eq!(read[1].fields["error"], "memory-quota-reached");
-        assert_eq!(read[1].fields["used"], 5);
-        assert!(!read[1].fields.contains_key("status"));
+        let refused =
+            r#"{"op_id":"b","status":400,"problem":{"type":"https://stellar-memory.dev/problems/invalid-request"}}"#;
+        let both = read(&format!("{done},{refused}"), 2).expect("answers");
+        assert_eq!(both.iter().map(|outcome| outcome.refused).collect::<Vec<_>>(), [false, true]);
+        assert!(read(done, 2).is_err(), "an answer is missing");
+        assert!(read(r#"{"op_id":"a","status":503,"problem":{}}"#, 1).is_err(), "it may be answered otherwise later");
     }
 
     #[test]
-    fn what_may_be_answered_otherwise_later_is_tried_again() {
-        for status in [421, 503, 504] {
-            assert!(read(&format!(r#"{{"op_id":"a","status":{status},"problem":{{}}}}"#), 1).is_err());
-        }
-        assert!(read(r#"{"op_id":"a","status":201}"#, 2).is_err(), "an answer is missing");
+    fn largest_batch_of_a_socket_fits_the_engines_bound() {
+        let batch =
+            crate::router::ROUTES.iter().find(|route| route.template == OPERATIONS.template).expect("the route");
+        assert!(sync::BATCH_BYTES + r#"{"operations":[]}"#.len() < batch.body_limit);
+    }
+
+    #[test]
+    fn refusals_that_may_pass_end_no_client_for_good() {
+        let wait = std::time::Duration::from_secs(1);
+        let code = |error: Error| refusal(&error).code;
+        assert_eq!((code(Error::NotLoaded), code(Error::TooManyFailures(wait))), (1013, 1013));
+        assert_eq!(code(Error::DirectoryTooOld), 1013);
+        assert_eq!((code(Error::MissingKey), code(Error::InvalidKey), code(Error::Suspended)), (1008, 1008, 4002));
     }
 }

@@ -8,12 +8,12 @@ use std::{
 
 use axum::body::Body;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response,
+    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE},
     request::Parts,
 };
 use login_pool::LoginPool;
-use sync::{Rooms, WebSocketUpgrade};
+use sync::{EventsRefused, Rooms, WebSocketUpgrade};
 use time::OffsetDateTime;
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     client_address::FailureLimits,
     config::Times,
     cors::Cors,
-    directory::Directory,
+    directory::{Directory, Tenant},
     docs,
     error::Error,
     key_use::KeyUses,
@@ -51,6 +51,17 @@ pub struct Route {
     pub repeat: Repeat,
     /// What the answer is like.
     pub answer: Answer,
+    /// What a request counts as.
+    pub weight: Weight,
+}
+
+/// Weight of a request in its tenant's rates.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// A request like any other.
+    Request,
+    /// As many operations as it carries.
+    Operations,
 }
 
 /// Who answers a route.
@@ -129,17 +140,24 @@ const IMPORT_BODY: usize = 64 * 1024 * 1024;
 const KEY_BODY: usize = 16 * 1024;
 
 const fn engine(method: Method, template: &'static str, time: RouteTime, body_limit: usize, repeat: Repeat) -> Route {
-    Route { method, template, handler: Handler::Engine, time, body_limit, repeat, answer: Answer::Whole }
+    let (handler, answer, weight) = (Handler::Engine, Answer::Whole, Weight::Request);
+    Route { method, template, handler, time, body_limit, repeat, answer, weight }
+}
+
+const fn operations(template: &'static str, time: RouteTime, body_limit: usize, repeat: Repeat) -> Route {
+    let (method, handler, answer, weight) = (Method::POST, Handler::Engine, Answer::Whole, Weight::Operations);
+    Route { method, template, handler, time, body_limit, repeat, answer, weight }
 }
 
 const fn local(method: Method, template: &'static str, handler: Handler, body_limit: usize) -> Route {
-    let (time, repeat, answer) = (RouteTime::Other, Repeat::Always, Answer::Whole);
-    Route { method, template, handler, time, body_limit, repeat, answer }
+    let (time, repeat, answer, weight) = (RouteTime::Other, Repeat::Always, Answer::Whole, Weight::Request);
+    Route { method, template, handler, time, body_limit, repeat, answer, weight }
 }
 
 const fn download(template: &'static str) -> Route {
     let (method, time, body_limit, repeat) = (Method::GET, RouteTime::Other, 0, Repeat::Always);
-    Route { method, template, handler: Handler::Engine, time, body_limit, repeat, answer: Answer::Download }
+    let (handler, answer, weight) = (Handler::Engine, Answer::Download, Weight::Request);
+    Route { method, template, handler, time, body_limit, repeat, answer, weight }
 }
 
 use Repeat::{Always, WithKey};
@@ -152,7 +170,7 @@ pub static ROUTES: [Route; 25] = [
     local(Method::GET, "/docs", Handler::Page, 0),
     local(Method::GET, "/docs/{file}", Handler::PageFile, 0),
     engine(Method::POST, "/api/v1/store", Store, JSON_BODY, WithKey),
-    engine(Method::POST, "/api/v1/batch", Store, BATCH_BODY, WithKey),
+    operations("/api/v1/batch", Store, BATCH_BODY, WithKey),
     engine(Method::GET, "/api/v1/recall", Recall, 0, Always),
     // Forgetting twice forgets once. The key lets an engine answer a repeated one as it did the first.
     engine(Method::DELETE, "/api/v1/forget/{id}", Other, 0, WithKey),
@@ -167,7 +185,7 @@ pub static ROUTES: [Route; 25] = [
     engine(Method::GET, "/api/v1/audit", Other, 0, Always),
     download("/api/v1/export"),
     // What is there already is not imported again.
-    engine(Method::POST, "/api/v1/import", Import, IMPORT_BODY, Always),
+    operations("/api/v1/import", Import, IMPORT_BODY, Always),
     local(Method::GET, "/api/v1/events", Handler::Events, 0),
     local(Method::GET, "/api/v1/sync", Handler::Sync, 0),
     local(Method::GET, "/api/v1/auth/usage", Handler::Usage, 0),
@@ -256,6 +274,8 @@ pub struct Gateway {
     pub failures: Arc<FailureLimits>,
     /// The start, from which limiters count.
     pub started: Instant,
+    /// Operations of batches and imports for each request of a tenant's rate.
+    pub operations_per_request: u32,
     /// How long things may take.
     pub times: Times,
 }
@@ -298,12 +318,18 @@ impl Gateway {
 
         let per_minute = caller.tenant.requests_per_minute;
         let share = limit::share(per_minute, self.presence.live());
-        let verdict = caller.tenant.limiter.decide(self.started.elapsed(), share);
+        let verdict = caller.tenant.rates.requests.decide(self.started.elapsed(), share);
+        let tenant = caller.tenant.clone();
         let mut response = match self.serve(caller, route, verdict, request, request_id).await {
             Ok(response) => response,
             Err(error) => error.into_response(),
         };
         limit::add_headers(response.headers_mut(), per_minute, &verdict);
+        if route.weight == Weight::Operations {
+            let (per_minute, share) = self.operations_per_minute(&tenant);
+            let left = tenant.rates.operations.admit(self.started.elapsed(), share);
+            limit::add_operations_headers(response.headers_mut(), per_minute, &left);
+        }
         response
     }
 
@@ -327,6 +353,9 @@ impl Gateway {
         }
         let (parts, body) = request.into_parts();
         match route.handler {
+            Handler::Engine if route.weight == Weight::Operations => {
+                self.weighed(Passing { caller, route, parts, body, request_id }).await
+            }
             Handler::Engine => self.proxy.pass(Passing { caller, route, parts, body, request_id }).await,
             Handler::Usage => keys::usage(self, &caller).await,
             Handler::ListAgents => keys::agents(self, &caller, parts.uri.query()).await,
@@ -342,19 +371,32 @@ impl Gateway {
         }
     }
 
-    async fn caller(&self, headers: &HeaderMap, client: IpAddr) -> Result<Caller, Error> {
-        let now = OffsetDateTime::now_utc();
-        let error = match auth::authenticate(headers, &self.directory, now) {
-            Ok(caller) => return Ok(caller),
-            Err(error) => self.refuse(error, client),
-        };
-        if matches!(error, Error::InvalidKey)
-            && let Ok(key) = auth::sent_key(headers)
-            && auth::search(&key, &self.directory).await
-        {
-            return auth::authenticate(headers, &self.directory, now);
+    /// Passes a request on that carries many operations, and counts as many. The bytes that it announces count before, the
+    /// operations that the engine found in it after the answer.
+    async fn weighed(&self, passing: Passing<'_>) -> Result<Response<Body>, Error> {
+        let tenant = passing.caller.tenant.clone();
+        let (rate, (per_minute, share)) = (&tenant.rates.operations, self.operations_per_minute(&tenant));
+        let verdict = rate.admit(self.started.elapsed(), share);
+        if !verdict.allowed {
+            self.metrics.rate_limited(self.metrics.tier(&tenant.tier));
+            return Err(Error::OperationsLimited { per_minute, wait: verdict.reset });
         }
-        Err(error)
+        let announced = number(&passing.parts.headers, &CONTENT_LENGTH).div_ceil(limit::OPERATION_BYTES).max(1);
+        rate.charge(self.started.elapsed(), share, announced);
+        let (response, carried) = self.proxy.pass_counted(passing).await?;
+        rate.charge(self.started.elapsed(), share, carried.saturating_sub(announced));
+        Ok(response)
+    }
+
+    /// The tenant's operations a minute, over all gateways and at this one.
+    fn operations_per_minute(&self, tenant: &Tenant) -> (u32, u32) {
+        let per_minute = tenant.requests_per_minute.saturating_mul(self.operations_per_request);
+        (per_minute, limit::share(per_minute, self.presence.live()))
+    }
+
+    async fn caller(&self, headers: &HeaderMap, client: IpAddr) -> Result<Caller, Error> {
+        let shown = auth::sent_key(headers);
+        auth::caller(shown, client, &self.directory, &self.failures, self.started.elapsed()).await
     }
 
     fn open_socket(&self, mut request: Request<Body>, client: IpAddr) -> Result<Response<Body>, Error> {
@@ -372,17 +414,16 @@ impl Gateway {
         let resumed = sync::resumed_from(&parts.headers).map_err(|said| Error::Invalid(said.to_owned()))?;
         let since = since(parts.uri.query())?;
         let tenant = caller.tenant.id;
-        self.rooms.events(tenant, caller, resumed.or(since)).await.map_err(|_| Error::NoLog)
+        self.rooms.events(tenant, caller, resumed.or(since)).await.map_err(|refused| match refused {
+            EventsRefused::NoLog => Error::NoLog,
+            EventsRefused::Full(full) => Error::TooManySockets(full),
+        })
     }
+}
 
-    /// A failed authentication, or the notice that there were too many.
-    fn refuse(&self, error: Error, client: IpAddr) -> Error {
-        if !matches!(error, Error::InvalidKey | Error::MissingKey | Error::TwoKeys) {
-            return error;
-        }
-        let verdict = self.failures.failed(client, self.started.elapsed());
-        if verdict.allowed { error } else { Error::TooManyFailures(verdict.reset) }
-    }
+/// The number that a header has, 0 without.
+pub(crate) fn number(headers: &HeaderMap, name: &HeaderName) -> u64 {
+    headers.get(name).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// The one parameter of an event stream.

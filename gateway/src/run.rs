@@ -135,6 +135,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         cors: Cors::new(config.cors_origins.clone()),
         failures,
         started,
+        operations_per_request: config.clients.operations_per_request,
         times: config.times.clone(),
     });
 

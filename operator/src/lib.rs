@@ -14,6 +14,7 @@ mod database;
 mod health;
 mod leader;
 mod metrics;
+mod prune;
 mod settings;
 mod sweep;
 mod tiers;

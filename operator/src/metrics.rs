@@ -42,8 +42,10 @@ pub struct Metrics {
     tenants: Family<ByTier, Gauge>,
     drift: Counter,
     pruned: Counter,
+    prune_lag: Gauge,
     leader: Gauge,
     database_up: Gauge,
+    database_bytes: Gauge,
     findings: Family<BySeverity, Gauge>,
 }
 
@@ -67,10 +69,18 @@ impl Default for Metrics {
         registry.register("drift", "Tenants whose rows, role or key in Postgres were found changed", drift.clone());
         let pruned = Counter::default();
         registry.register("pruned_rows", "Rows removed because they were kept long enough", pruned.clone());
+        let prune_lag = Gauge::default();
+        registry.register(
+            "prune_lag_seconds",
+            "For how long the oldest row that was kept long enough has been waiting to be removed; 0: there is none",
+            prune_lag.clone(),
+        );
         let leader = Gauge::default();
         registry.register("leader", "1 while this replica leads", leader.clone());
         let database_up = Gauge::default();
         registry.register("database_up", "1 while Postgres answers the leader", database_up.clone());
+        let database_bytes = Gauge::default();
+        registry.register("database_bytes", "Size of the database on disk", database_bytes.clone());
         let findings = Family::default();
         registry.register(
             "database_findings",
@@ -85,8 +95,10 @@ impl Default for Metrics {
             tenants,
             drift,
             pruned,
+            prune_lag,
             leader,
             database_up,
+            database_bytes,
             findings,
         }
     }
@@ -128,11 +140,23 @@ impl Metrics {
         self.pruned.inc_by(u64::try_from(rows).unwrap_or(0));
     }
 
+    /// Sets for how long the oldest row that was kept long enough has been waiting to be removed.
+    pub fn set_prune_lag(&self, lag: Duration) {
+        self.prune_lag.set(i64::try_from(lag.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the size of the database.
+    pub fn set_database_bytes(&self, bytes: i64) {
+        self.database_bytes.set(bytes);
+    }
+
     /// Notes whether this replica leads. One that does not says nothing of the database.
     pub fn set_leader(&self, leads: bool) {
         self.leader.set(leads.into());
         if !leads {
             self.findings.clear();
+            self.prune_lag.set(0);
+            self.database_bytes.set(0);
         }
     }
 
@@ -170,12 +194,16 @@ mod tests {
         metrics.reconciled(Duration::from_millis(3), Err(&Error::TimedOut(1)));
         metrics.set_tenants([("free".to_owned(), Some(Phase::Ready))].into_iter());
         metrics.set_findings(2, 0);
+        metrics.set_prune_lag(Duration::from_millis(7_200_900));
+        metrics.set_database_bytes(5_000_000_000);
         let text = metrics.text();
         for line in [
             "stellar_operator_reconciles_total{outcome=\"ok\"} 1",
             "stellar_operator_reconcile_errors_total{reason=\"KubernetesError\"} 1",
             "stellar_operator_tenants{tier=\"free\",phase=\"Ready\"} 1",
+            "stellar_operator_prune_lag_seconds 7200",
             "stellar_operator_leader 0",
+            "stellar_operator_database_bytes 5000000000",
             "stellar_operator_database_findings{severity=\"error\"} 2",
             "stellar_operator_database_findings{severity=\"warning\"} 0",
         ] {
@@ -188,6 +216,10 @@ mod tests {
             assert!(documented.contains(&format!("`{name}`")), "docs/metrics.md says nothing of {name}");
         }
         metrics.set_leader(false);
-        assert!(!metrics.text().contains("database_findings{"), "only the leader looks at the database");
+        let text = metrics.text();
+        assert!(!text.contains("database_findings{"), "only the leader looks at the database");
+        for line in ["stellar_operator_prune_lag_seconds 0", "stellar_operator_database_bytes 0"] {
+            assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
+        }
     }
 }

@@ -41,6 +41,7 @@ use crate::{
     leader::Candidate,
     metrics::Metrics,
     postgres_url::{PostgresUrl, PostgresUrlError},
+    prune,
     settings::Settings,
     sweep, tiers,
     watch::{Queue, SecretWatches, Stale, watch_owned, watch_tenants, watch_tiers},
@@ -240,7 +241,7 @@ async fn lead(
     let missed = notices_missed.clone();
     tasks.spawn(sweep::sweep(context.clone(), tenants.clone(), queue.clone(), missed, stale, term.clone()));
     tasks.spawn(sweep::listen(context.clone(), queue, notices_missed, term.clone()));
-    tasks.spawn(sweep::prune(context.clone(), term.clone()));
+    tasks.spawn(prune::prune(context.clone(), term.clone()));
     tasks.spawn(sweep::lint(context.clone(), term.clone()));
 
     let requests = queued.map(|tenant| Ok::<_, Infallible>(ReconcileRequest::from(tenant)));

@@ -2,8 +2,8 @@
 //! as they were left is queued, usage goes to the statuses that show something else, and nothing is written at rest.
 //! What this costs does not grow with the number of tenants, only the time until it has seen all of them. It need not
 //! be short: a notice from Postgres makes a change of control rows known at once, and after notices may have been lost
-//! one pass goes over all tenants without a pause. Grants of the schema that are gone are given again. Old log entries are
-//! pruned every minute, and every ten minutes the database is looked over for what weakens its isolation.
+//! one pass goes over all tenants without a pause. Grants of the schema that are gone are given again, and every ten
+//! minutes the database is looked over for what weakens its isolation.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -29,6 +29,7 @@ use crate::{
     controller::{Context, FIELD_MANAGER, Pass},
     database::{Database, DatabaseError, Swept, Usage},
     lint::{self, Finding, LintError, Severity},
+    prune::{PRUNE_BATCH, PRUNE_INTERVAL},
     watch::{Queue, Stale},
 };
 
@@ -40,8 +41,6 @@ const SWEEPS_A_USAGE: u32 = 3;
 const SOON: Duration = Duration::from_secs(1);
 /// One failure may be a hiccup; two in a row are worth a word in every status.
 const FAILURES_TO_TELL: u32 = 2;
-const PRUNE_EVERY: Duration = Duration::from_mins(1);
-const PRUNE_BATCH: i32 = 5_000;
 const LINT_EVERY: Duration = Duration::from_mins(10);
 const CHANNEL: &str = "stellar_control";
 
@@ -182,7 +181,9 @@ pub async fn ask_at_rest(database: &Database) -> Result<Infallible, DatabaseErro
         }
         if next_prune <= Instant::now() {
             database.prune(PRUNE_BATCH).await?;
-            next_prune = Instant::now() + PRUNE_EVERY;
+            database.prune_lag().await?;
+            database.size().await?;
+            next_prune = Instant::now() + PRUNE_INTERVAL;
         }
         tokio::time::sleep(EVERY).await;
     }
@@ -216,16 +217,6 @@ pub async fn listen(context: Arc<Context>, queue: Queue, missed: Arc<Notify>, st
         }
     };
     tokio::select! { () = stop.cancelled() => {}, () = hear => {} }
-}
-
-/// Prunes until stopped.
-pub async fn prune(context: Arc<Context>, stop: CancellationToken) {
-    while pause(jittered(PRUNE_EVERY), &stop).await {
-        match context.database.prune(PRUNE_BATCH).await {
-            Ok(rows) => context.metrics.pruned(rows),
-            Err(error) => tracing::debug!(%error, "old entries stay for another minute"),
-        }
-    }
 }
 
 /// Looks for what weakens the database's isolation until stopped. Each finding is logged once, when it appears.
@@ -282,12 +273,14 @@ async fn give_back_grants(context: &Context, hopeless: &mut BTreeSet<(String, St
 fn tell(before: &BTreeSet<Finding>, now: &BTreeSet<Finding>) {
     for Finding { severity, rule, object, advice } in now.difference(before) {
         match severity {
-            Severity::Error => tracing::error!(rule, object, "the database's isolation is weakened: {advice}"),
-            Severity::Warning => tracing::warn!(rule, object, "the database's isolation could be better: {advice}"),
+            Severity::Error => {
+                tracing::error!(rule, object, "the isolation of tenants in the database is weakened: {advice}");
+            }
+            Severity::Warning => tracing::warn!(rule, object, "the database is not set up as it should be: {advice}"),
         }
     }
     for Finding { rule, object, .. } in before.difference(now) {
-        tracing::info!(rule, object, "the database is as it should be again");
+        tracing::info!(rule, object, "what the database linter found is mended");
     }
 }
 
@@ -334,9 +327,4 @@ fn count(tenants: &Store<Tenant>, context: &Context) {
 
 fn queue_all(tenants: &Store<Tenant>, queue: &Queue) {
     tenants.state().iter().for_each(|tenant| queue.push(&tenant.name_any()));
-}
-
-/// Waits. False: it is time to stop.
-async fn pause(wait: Duration, stop: &CancellationToken) -> bool {
-    tokio::select! { () = stop.cancelled() => false, () = tokio::time::sleep(wait) => true }
 }

@@ -6,11 +6,17 @@
 //! local engine by itself. `docs/sync.md` is the contract.
 //!
 //! Always holds: a socket is sent each change once, in order and without a gap, or told to resynchronise; no socket waits
-//! for another; what is held in memory for a room, a socket and for all rooms together is bounded.
+//! for another; what is held in memory for a room, a socket and for all rooms together is bounded; whoever may not be here any
+//! more is sent nothing more.
 
+mod allowance;
 mod events;
+#[cfg(test)]
+mod fake;
+mod frames;
 mod log;
 mod metrics;
+mod operations;
 mod outgoing;
 mod pace;
 mod room;
@@ -25,7 +31,8 @@ mod wire;
 pub use events::{EventsRefused, resumed_from};
 pub use log::{Change, Changes};
 pub use metrics::SyncMetrics;
-pub use rooms::{Rooms, Times};
-pub use service::{Admission, Limits, Outcome, Refusal, Service, Standing, Unavailable, outcome};
+pub use operations::BATCH_BYTES;
+pub use rooms::{Full, Rooms, Times};
+pub use service::{Admission, Failure, Limits, Outcome, Refusal, Service, Standing, Unavailable, failure, outcome};
 pub use upgrade::{NoUpgrade, WebSocketUpgrade};
 pub use wire::Hello;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -99,9 +100,24 @@ pub(crate) struct Seat<S: Service> {
     kind: Kind,
 }
 
-/// The tenant has as many sockets here as it may.
-pub(crate) struct Full {
-    pub(crate) limit: u32,
+/// The tenant has as many sockets and event streams here as it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Full {
+    limit: u32,
+}
+
+impl std::error::Error for Full {}
+
+impl fmt::Display for Full {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.limit {
+            0 => formatter.write_str("the tenant's tier has no sockets and no event streams: take a larger tier"),
+            limit => write!(
+                formatter,
+                "the tenant has {limit} sockets and event streams open here, as many as it may: close some, or take a larger tier"
+            ),
+        }
+    }
 }
 
 impl<S: Service> Rooms<S> {
@@ -129,7 +145,7 @@ impl<S: Service> Rooms<S> {
         self.0.tasks.spawn(async move {
             let _held = held;
             match upgrade.socket().await {
-                Ok(stream) => session::serve(rooms, Socket::new(stream).await, client).await,
+                Ok(stream) => session::serve(rooms, Socket::new(stream), client).await,
                 Err(error) => tracing::debug!(%error, "a client went away before its upgrade"),
             }
         });
@@ -157,7 +173,7 @@ impl<S: Service> Inner<S> {
         }
     }
 
-    /// Takes a place in a tenant's room.
+    /// Takes a place in a tenant's room, of which there are `limit`.
     pub(crate) fn enter(
         self: &Arc<Self>,
         tenant: TenantId,
@@ -167,12 +183,14 @@ impl<S: Service> Inner<S> {
     ) -> Result<Seat<S>, Full> {
         let room = {
             let mut rooms = lock(&self.rooms);
+            // Before there is a room: of one that is refused nothing stays.
+            let taken = rooms.get(&tenant).map_or(0, |open| open.sockets + open.streams);
+            if let Some(limit) = limit.filter(|limit| taken >= *limit) {
+                return Err(Full { limit });
+            }
             let open = rooms.entry(tenant).or_insert_with(|| self.open(tenant));
             match kind {
                 Kind::Socket => {
-                    if let Some(limit) = limit.filter(|limit| open.sockets >= *limit) {
-                        return Err(Full { limit });
-                    }
                     open.sockets += 1;
                     self.metrics.sockets.inc();
                 }
@@ -232,6 +250,13 @@ impl<S: Service> Drop for Seat<S> {
             rooms.remove(&tenant);
             self.rooms.metrics.rooms.dec();
         }
+    }
+}
+
+impl<S: Service> Seat<S> {
+    /// Says whether the client may be sent anything more.
+    pub(crate) fn may_stay(&self, member: &S::Member) -> bool {
+        !self.ended.is_cancelled() && self.rooms.service.standing(member) == Standing::Good
     }
 }
 

@@ -5,37 +5,30 @@
 //! While too many wait nothing more is read, and the client's own writing slows down.
 
 use std::{
-    collections::VecDeque,
     net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
-    time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     Admission, Changes, Service, Standing,
     metrics::{CodeLabel, ResultLabel},
+    operations::{Waiting, carry_out},
     pace::Pace,
     room::{Slice, moved_from},
-    rooms::{Full, Inner, Kind, Seat},
+    rooms::{Inner, Kind, Seat},
     run::{Run, runs},
     socket::{End, Socket},
-    wire::{self, Operation, code},
+    wire::{self, code},
 };
-
-/// Operations in one batch, and that wait for the next.
-const BATCH: usize = 128;
-const WAITING_MOST: usize = 256;
-const WAITING_BYTES: usize = 1024 * 1024;
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves a socket to its end.
 pub(crate) async fn serve<S, I>(rooms: Arc<Inner<S>>, mut socket: Socket<I>, client: IpAddr)
@@ -72,9 +65,9 @@ where
         first = timeout(rooms.times.hello, first) => if let Ok(text) = first {
             text?
         } else {
-            let detail = "no first frame with a key came in time";
-            socket.text(wire::refused("missing-api-key", detail), within).await?;
-            return Err(End::close(code::POLICY, detail));
+            let detail = "no first frame with a key came in time: reconnect, and send it at once";
+            socket.text(wire::refused("request-timeout", detail), within).await?;
+            return Err(End::close(code::TRY_LATER, "no first frame came in time"));
         },
         () = rooms.leaving.cancelled() => return Err(End::close(code::RESTART, "this server ends; reconnect")),
     };
@@ -96,9 +89,8 @@ where
     };
     let seat = match rooms.enter(tenant, member.clone(), Kind::Socket, rooms.service.limits(&member).sockets) {
         Ok(seat) => seat,
-        Err(Full { limit }) => {
-            let detail = format!("the tenant has {limit} sockets open here already: close some, or take a larger tier");
-            socket.text(wire::refused("too-many-sockets", &detail), within).await?;
+        Err(full) => {
+            socket.text(wire::refused("too-many-sockets", &full.to_string()), within).await?;
             return Err(End::close(code::TOO_MANY_SOCKETS, "too-many-sockets"));
         }
     };
@@ -106,14 +98,13 @@ where
         socket.text(wire::refused("unavailable", "the memory store cannot be reached; try again"), within).await?;
         return Err(End::close(code::TRY_LATER, "unavailable"));
     };
-    socket.text(wire::authenticated(start, &agent), within).await?;
+    socket.let_in();
     let now = Instant::now();
-    Ok(Session {
+    let mut session = Session {
         last: seat.room.watch(),
         member,
         place: since.unwrap_or(start),
-        waiting: VecDeque::new(),
-        waiting_bytes: 0,
+        waiting: Waiting::default(),
         running: None,
         catching_up: None,
         pace: Pace::new(now.into_std()),
@@ -122,7 +113,9 @@ where
         pinged: now,
         rooms: rooms.clone(),
         seat,
-    })
+    };
+    session.send(socket.text(wire::authenticated(start, &agent), within)).await?;
+    Ok(session)
 }
 
 /// A socket that was let in.
@@ -133,8 +126,7 @@ struct Session<S: Service> {
     last: watch::Receiver<Option<i64>>,
     /// The last change that the client was sent.
     place: i64,
-    waiting: VecDeque<Operation>,
-    waiting_bytes: usize,
+    waiting: Waiting,
     running: Option<BoxFuture<'static, Vec<String>>>,
     catching_up: Option<BoxFuture<'static, Option<Changes>>>,
     pace: Pace,
@@ -158,13 +150,12 @@ impl<S: Service> Session<S> {
         let mut look = pin!(sleep_until(self.next_look()));
         let mut leaving = false;
         loop {
-            self.start_batch();
+            self.start_batch()?;
             self.send_changes(socket).await?;
             if leaving && self.running.is_none() {
                 return Err(End::close(code::RESTART, "this server ends; reconnect"));
             }
-            let room_left = self.waiting.len() < WAITING_MOST && self.waiting_bytes < WAITING_BYTES;
-            let reading = room_left && self.read_again.is_none() && !leaving;
+            let reading = self.waiting.has_room() && self.read_again.is_none() && !leaving;
             let place = self.place;
             tokio::select! {
                 frame = socket.next(), if reading => {
@@ -175,7 +166,8 @@ impl<S: Service> Session<S> {
                 }
                 answers = maybe(&mut self.running) => {
                     self.running = None;
-                    socket.send(answers.into_iter().map(|text| Message::Text(text.into())), times.send).await?;
+                    let answers = answers.into_iter().map(|text| Message::Text(text.into()));
+                    self.send(socket.send(answers, times.send)).await?;
                 }
                 page = maybe(&mut self.catching_up) => {
                     self.catching_up = None;
@@ -183,7 +175,7 @@ impl<S: Service> Session<S> {
                         self.take_page(page, socket).await?;
                     }
                 }
-                moved = moved_from(&mut self.last, place), if self.catching_up.is_none() => {
+                moved = moved_from(&mut self.last, place), if self.catching_up.is_none() && !leaving => {
                     // The room goes only after its last seat.
                     if !moved {
                         return Err(End::close(code::TRY_LATER, "the room was closed"));
@@ -201,7 +193,7 @@ impl<S: Service> Session<S> {
                     }
                     if self.pinged + times.ping <= now {
                         self.pinged = now;
-                        socket.send([Message::Ping(bytes::Bytes::new())], times.send).await?;
+                        self.send(socket.send([Message::Ping(bytes::Bytes::new())], times.send)).await?;
                     }
                     look.as_mut().reset(self.next_look());
                 }
@@ -220,8 +212,23 @@ impl<S: Service> Session<S> {
         match self.rooms.service.standing(&self.member) {
             Standing::Suspended => End::close(code::SUSPENDED, "the tenant is suspended"),
             Standing::KeyEnded => End::close(code::KEY_ENDED, "the key was revoked or has expired"),
+            Standing::Unknown => End::close(code::TRY_LATER, "it is not known which keys count; reconnect"),
             // It was good again in between.
             Standing::Good => End::close(code::TRY_LATER, "reconnect"),
+        }
+    }
+
+    fn check_standing(&self) -> Result<(), End> {
+        if self.seat.may_stay(&self.member) { Ok(()) } else { Err(self.dismissal()) }
+    }
+
+    /// Sends a piece, unless the client may not be here any more, and breaks off when that comes meanwhile.
+    async fn send(&mut self, sending: impl Future<Output = Result<(), End>>) -> Result<(), End> {
+        self.check_standing()?;
+        tokio::select! {
+            biased;
+            sent = sending => sent,
+            () = self.seat.ended.cancelled() => Err(self.dismissal()),
         }
     }
 
@@ -231,36 +238,36 @@ impl<S: Service> Session<S> {
     {
         let now = Instant::now();
         let per_second = self.rooms.service.limits(&self.member).operations_per_second;
-        self.read_again = self.pace.take(now.into_std(), per_second).map(Instant::from_std);
+        self.read_again = self.pace.take(text.len(), now.into_std(), per_second).map(Instant::from_std);
         match wire::read_operation(text) {
             Ok(operation) => {
-                self.waiting_bytes += operation.json.get().len();
-                self.waiting.push_back(operation);
+                self.waiting.push(operation);
                 Ok(())
             }
             Err(refusal) => {
                 self.rooms.metrics.operations.get_or_create(&ResultLabel { result: "malformed" }).inc();
-                socket.text(refusal, self.rooms.times.send).await
+                self.send(socket.text(refusal, self.rooms.times.send)).await
             }
         }
     }
 
-    /// Sends what waits on its way, if nothing is.
-    fn start_batch(&mut self) {
-        if self.running.is_some() || self.waiting.is_empty() {
-            return;
+    /// Sends what waits on its way, if nothing is, unless the client may not be here any more.
+    fn start_batch(&mut self) -> Result<(), End> {
+        if self.running.is_none()
+            && let Some(batch) = self.waiting.next_batch()
+        {
+            self.check_standing()?;
+            self.running = Some(carry_out(self.rooms.clone(), self.member.clone(), batch).boxed());
         }
-        let batch: Vec<Operation> = self.waiting.drain(..self.waiting.len().min(BATCH)).collect();
-        self.waiting_bytes -= batch.iter().map(|operation| operation.json.get().len()).sum::<usize>();
-        self.running = Some(carry_out(self.rooms.clone(), self.member.clone(), batch).boxed());
+        Ok(())
     }
 
-    /// Sends what the room has for this place.
+    /// Sends what the room has for this place, until sockets have to end.
     async fn send_changes<I>(&mut self, socket: &mut Socket<I>) -> Result<(), End>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        while self.catching_up.is_none() {
+        while self.catching_up.is_none() && !self.rooms.leaving.is_cancelled() {
             match self.seat.room.after(self.place) {
                 Slice::Current => break,
                 Slice::Runs(runs) => self.send_runs(&runs, socket).await?,
@@ -278,7 +285,7 @@ impl<S: Service> Session<S> {
         I: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let Some(last) = runs.last().map(Run::last) else { return Ok(()) };
-        socket.changes(runs, self.rooms.times.send).await?;
+        self.send(socket.changes(runs, self.rooms.times.send)).await?;
         self.place = last;
         self.rooms.metrics.changes.inc_by(runs.iter().map(|run| run.count() as u64).sum());
         Ok(())
@@ -291,7 +298,7 @@ impl<S: Service> Session<S> {
         if page.resync {
             self.rooms.metrics.resyncs.inc();
             self.place = page.seq;
-            return socket.text(wire::resync(page.seq), self.rooms.times.send).await;
+            return self.send(socket.text(wire::resync(page.seq), self.rooms.times.send)).await;
         }
         self.send_runs(&runs(page.changes), socket).await
     }
@@ -311,31 +318,5 @@ async fn maybe<T>(running: &mut Option<BoxFuture<'static, T>>) -> T {
     }
 }
 
-/// Carries a batch out, however often it takes, and returns the frames that answer it.
-async fn carry_out<S: Service>(rooms: Arc<Inner<S>>, member: S::Member, batch: Vec<Operation>) -> Vec<String> {
-    let (ids, operations): (Vec<String>, Vec<_>) =
-        batch.into_iter().map(|Operation { op_id, json }| (op_id, json)).unzip();
-    let until = Instant::now() + rooms.times.patience;
-    let count = |result, n: usize| {
-        rooms.metrics.operations.get_or_create(&ResultLabel { result }).inc_by(n as u64);
-    };
-    loop {
-        match rooms.service.carry_out(&member, &operations).await {
-            Ok(outcomes) => {
-                let refused = outcomes.iter().filter(|outcome| outcome.refused).count();
-                count("refused", refused);
-                count("done", outcomes.len() - refused);
-                return outcomes.into_iter().map(wire::answer).collect();
-            }
-            Err(error) if Instant::now() < until => {
-                tracing::debug!(%error, "operations cannot be carried out just now; trying again");
-                sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
-            }
-            Err(_) => {
-                count("unavailable", ids.len());
-                let detail = "it could not be carried out for too long; whether it was is not known: send it again";
-                return ids.iter().map(|id| wire::error(Some(id), "unavailable", detail)).collect();
-            }
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

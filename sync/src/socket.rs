@@ -2,30 +2,24 @@
 
 use std::{borrow::Cow, future::poll_fn, io::IoSlice, pin::Pin, time::Duration};
 
-use futures::{SinkExt as _, StreamExt as _};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::timeout,
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error as SocketError, Message, Utf8Bytes,
-        error::{CapacityError, ProtocolError},
-        protocol::{CloseFrame, Role, WebSocketConfig},
-    },
+use tokio_tungstenite::tungstenite::{
+    Error as SocketError, Message, Utf8Bytes,
+    error::{CapacityError, ProtocolError},
+    protocol::CloseFrame,
 };
 
 use crate::{
+    frames::{Frames, NothingBrought},
     outgoing::Outgoing,
     run::Run,
-    wire::{FRAME_MOST, code},
+    wire::{HELLO_MOST, code},
 };
 
 const CLOSE: Duration = Duration::from_secs(2);
-/// Sockets at rest are many: small buffers that grow when needed.
-const READ_BUFFER: usize = 4 * 1024;
-const WRITE_BUFFER: usize = 16 * 1024;
 /// Bytes that are read and dropped after a close, so that the client reads why.
 const LINGER_BYTES: usize = 1024 * 1024;
 /// Parts of what one write takes.
@@ -33,7 +27,7 @@ const WRITE_PARTS: usize = 64;
 
 /// A WebSocket over any stream of bytes.
 pub(crate) struct Socket<I> {
-    stream: WebSocketStream<I>,
+    frames: Frames<I>,
     /// Of a frame that was begun: what comes before anything else.
     unsent: Outgoing,
 }
@@ -55,8 +49,14 @@ impl End {
 impl From<SocketError> for End {
     fn from(error: SocketError) -> Self {
         match error {
-            SocketError::Capacity(CapacityError::MessageTooLong { .. }) => {
-                Self::close(code::TOO_BIG, "a message has at most 256 KiB")
+            SocketError::Capacity(CapacityError::MessageTooLong { max_size, .. }) => {
+                let first = "the first frame has at most 4 KiB";
+                Self::close(code::TOO_BIG, if max_size == HELLO_MOST { first } else { "a message has at most 256 KiB" })
+            }
+            SocketError::Io(error)
+                if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NothingBrought>) =>
+            {
+                Self::close(code::POLICY, "too many pings or fragments without a message: send fewer")
             }
             SocketError::Utf8(_) => Self::close(code::NOT_UTF8, "a text frame is not UTF-8"),
             SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Gone,
@@ -67,29 +67,28 @@ impl From<SocketError> for End {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Socket<I> {
-    pub(crate) async fn new(stream: I) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(WRITE_BUFFER)
-            .max_write_buffer_size(WRITE_BUFFER + 4 * FRAME_MOST)
-            .max_message_size(Some(FRAME_MOST))
-            .max_frame_size(Some(FRAME_MOST));
-        let stream = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-        Self { stream, unsent: Outgoing::default() }
+    /// A socket that takes a first frame.
+    pub(crate) fn new(stream: I) -> Self {
+        Self { frames: Frames::new(stream), unsent: Outgoing::default() }
+    }
+
+    /// Takes operations from now on: the client was let in.
+    pub(crate) fn let_in(&mut self) {
+        self.frames.widen();
     }
 
     /// The next text; `None` for a frame that says only that the client lives.
     pub(crate) async fn next(&mut self) -> Result<Option<Utf8Bytes>, End> {
-        match self.stream.next().await {
+        match self.frames.next().await {
             Some(Ok(Message::Text(text))) => Ok(Some(text)),
             Some(Ok(Message::Binary(_))) => Err(End::close(code::NO_TEXT, "frames are JSON texts")),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
                 // The answer to a ping waits in the buffer.
-                self.stream.flush().await?;
+                self.frames.flush().await?;
                 Ok(None)
             }
             Some(Ok(Message::Close(_))) => {
-                let _ = self.stream.flush().await;
+                let _ = self.frames.flush().await;
                 Err(End::Gone)
             }
             Some(Err(error)) => Err(error.into()),
@@ -105,9 +104,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Socket<I> {
     ) -> Result<(), End> {
         let sending = async {
             for message in messages {
-                self.stream.feed(message).await?;
+                self.frames.feed(message).await?;
             }
-            Ok(self.stream.flush().await?)
+            Ok(self.frames.flush().await?)
         };
         read_within(within, sending).await
     }
@@ -117,7 +116,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Socket<I> {
     pub(crate) async fn changes(&mut self, runs: &[Run], within: Duration) -> Result<(), End> {
         self.unsent = runs.iter().collect();
         let sending = async {
-            self.stream.flush().await?;
+            self.frames.flush().await?;
             self.finish().await
         };
         read_within(within, sending).await
@@ -126,12 +125,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Socket<I> {
     /// Writes what is left of changes.
     async fn finish(&mut self) -> Result<(), End> {
         while !self.unsent.is_empty() {
-            let (stream, unsent) = (&mut self.stream, &self.unsent);
+            let (stream, unsent) = (self.frames.stream(), &self.unsent);
             // Gathered at each poll, so that a socket at rest has no room for it.
             let write = poll_fn(|context| {
                 let mut parts = [IoSlice::new(&[]); WRITE_PARTS];
                 let filled = unsent.chunks_vectored(&mut parts);
-                Pin::new(stream.get_mut()).poll_write_vectored(context, &parts[..filled])
+                Pin::new(&mut *stream).poll_write_vectored(context, &parts[..filled])
             });
             match write.await {
                 Ok(0) | Err(_) => return Err(End::Gone),
@@ -153,18 +152,19 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Socket<I> {
             End::Gone => None,
             End::Close(code, reason) => {
                 let frame = CloseFrame { code: code.into(), reason: reason.as_ref().into() };
-                // One that does not read gets no further chance.
+                // One that does not read gets no further chance, and one that is dismissed nothing that was not begun.
+                self.unsent.keep_begun();
                 let closing = async {
                     self.finish().await?;
-                    self.stream.close(Some(frame)).await.map_err(End::from)
+                    self.frames.close(frame).await.map_err(End::from)
                 };
                 let _ = timeout(CLOSE, closing).await;
                 Some(code)
             }
         };
         let lingering = async {
-            while let Some(Ok(_)) = self.stream.next().await {}
-            let stream = self.stream.get_mut();
+            while let Some(Ok(_)) = self.frames.next().await {}
+            let stream = self.frames.stream();
             let _ = stream.shutdown().await;
             let (mut scratch, mut left) = ([0; 1024], LINGER_BYTES);
             while let Ok(read @ 1..) = stream.read(&mut scratch).await {

@@ -10,5 +10,7 @@ pub const CAPABILITY_HEADER: &str = "x-stellar-capability";
 pub const AGENT_HEADER: &str = "x-stellar-agent";
 /// The id (not the text) of the API key that was used.
 pub const KEY_ID_HEADER: &str = "x-stellar-key-id";
+/// In an engine's answer to a batch or an import: how many operations it was asked for.
+pub const OPERATIONS_HEADER: &str = "x-stellar-operations";
 /// One id through client, gateway, engine and logs. A client may send its own (up to 128 visible ASCII characters).
 pub const REQUEST_ID_HEADER: &str = "x-request-id";

@@ -23,6 +23,8 @@ pub enum ProblemType {
     TenantSuspended,
     /// 403: the tier's number of memories is reached.
     MemoryQuotaReached,
+    /// 403: the tenant's memories need more memory for their index than one tenant may have.
+    IndexLimitReached,
     /// 403: the tier's number of agents or API keys is reached.
     KeyQuotaReached,
     /// 403: a web page of this origin may not open a socket.
@@ -45,6 +47,8 @@ pub enum ProblemType {
     UpgradeRequired,
     /// 429: the tier's request rate is reached.
     RateLimited,
+    /// 429: the tier's number of open sockets and event streams is reached.
+    TooManySockets,
     /// 500: a fault of ours.
     Internal,
     /// 502: the engine gave no usable answer.
@@ -57,12 +61,13 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidRequest,
         Self::MissingApiKey,
         Self::InvalidApiKey,
         Self::TenantSuspended,
         Self::MemoryQuotaReached,
+        Self::IndexLimitReached,
         Self::KeyQuotaReached,
         Self::OriginNotAllowed,
         Self::NotFound,
@@ -74,6 +79,7 @@ impl ProblemType {
         Self::NotServedHere,
         Self::UpgradeRequired,
         Self::RateLimited,
+        Self::TooManySockets,
         Self::Internal,
         Self::BadGateway,
         Self::Unavailable,
@@ -98,6 +104,7 @@ impl ProblemType {
             Self::InvalidApiKey => "invalid-api-key",
             Self::TenantSuspended => "tenant-suspended",
             Self::MemoryQuotaReached => "memory-quota-reached",
+            Self::IndexLimitReached => "index-limit-reached",
             Self::KeyQuotaReached => "key-quota-reached",
             Self::OriginNotAllowed => "origin-not-allowed",
             Self::NotFound => "not-found",
@@ -109,6 +116,7 @@ impl ProblemType {
             Self::NotServedHere => "not-served-here",
             Self::UpgradeRequired => "upgrade-required",
             Self::RateLimited => "rate-limited",
+            Self::TooManySockets => "too-many-sockets",
             Self::Internal => "internal",
             Self::BadGateway => "bad-gateway",
             Self::Unavailable => "unavailable",
@@ -121,7 +129,11 @@ impl ProblemType {
         match self {
             Self::InvalidRequest => 400,
             Self::MissingApiKey | Self::InvalidApiKey => 401,
-            Self::TenantSuspended | Self::MemoryQuotaReached | Self::KeyQuotaReached | Self::OriginNotAllowed => 403,
+            Self::TenantSuspended
+            | Self::MemoryQuotaReached
+            | Self::IndexLimitReached
+            | Self::KeyQuotaReached
+            | Self::OriginNotAllowed => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
@@ -130,7 +142,7 @@ impl ProblemType {
             Self::UnsupportedMediaType => 415,
             Self::NotServedHere => 421,
             Self::UpgradeRequired => 426,
-            Self::RateLimited => 429,
+            Self::RateLimited | Self::TooManySockets => 429,
             Self::Internal => 500,
             Self::BadGateway => 502,
             Self::Unavailable => 503,
@@ -146,6 +158,7 @@ impl ProblemType {
             Self::InvalidApiKey => "The API key is not valid",
             Self::TenantSuspended => "The tenant is suspended",
             Self::MemoryQuotaReached => "The memory quota is reached",
+            Self::IndexLimitReached => "The index of the tenant is too large",
             Self::KeyQuotaReached => "The quota of agents or API keys is reached",
             Self::OriginNotAllowed => "Pages of this origin may not do this",
             Self::NotFound => "Not found",
@@ -157,6 +170,7 @@ impl ProblemType {
             Self::NotServedHere => "The tenant is not served here",
             Self::UpgradeRequired => "This path is a WebSocket",
             Self::RateLimited => "The request rate is reached",
+            Self::TooManySockets => "Too many sockets and event streams are open",
             Self::Internal => "Something went wrong on our side",
             Self::BadGateway => "The memory engine gave no usable answer",
             Self::Unavailable => "The service is not available just now",

@@ -70,6 +70,26 @@ annotations:
 {{ kindIs "float64" . | ternary (toJson .) (toString .) }}
 {{- end }}
 
+{{/* A quantity, such as 5Gi, as a number of bytes. */}}
+{{- define "stellar-memory.bytes" -}}
+{{- $text := include "stellar-memory.text" . -}}
+{{- $number := regexFind "^[0-9.]+" $text -}}
+{{- $units := dict "" 1 "n" 1e-9 "u" 1e-6 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18
+      "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{ mulf (float64 $number) (get $units (trimPrefix $number $text)) | printf "%.0f" }}
+{{- end }}
+
+{{/* From how many bytes of the database on an alert fires; empty: from none. */}}
+{{- define "stellar-memory.databaseAlertBytes" -}}
+{{- $size := .Values.metrics.prometheusRule.databaseSize -}}
+{{- if not (or (kindIs "invalid" $size) (eq (include "stellar-memory.text" $size) "")) -}}
+{{- $bytes := include "stellar-memory.bytes" $size -}}
+{{ eq $bytes "0" | ternary "" $bytes }}
+{{- else if and .Values.postgres.enabled .Values.postgres.persistence.enabled -}}
+{{ include "stellar-memory.bytes" .Values.postgres.persistence.size | float64 | mulf 0.8 | printf "%.0f" }}
+{{- end -}}
+{{- end }}
+
 {{/* dict root, component */}}
 {{- define "stellar-memory.serviceAccountName" -}}
 {{- $account := (.values | default (index .root.Values .component)).serviceAccount -}}

@@ -93,7 +93,7 @@ impl Activity {
             self.work_off(false).await;
             if housekeeping.elapsed() > HOUSEKEEPING {
                 housekeeping = Instant::now();
-                self.0.indexes.evict_idle();
+                self.0.indexes.evict_unused().await;
                 self.orbits().retain(|_, orbit| orbit.at.elapsed() < REORBIT_BY);
             }
         }
@@ -160,7 +160,7 @@ impl Activity {
         tx.commit().await?;
         self.0.metrics.recalls_noted.inc_by(work.recall_count());
         self.0.metrics.zone_moves.inc_by(moved);
-        self.0.indexes.rescore(tenant, &touched);
+        self.0.indexes.rescore(tenant, &touched).await;
         if due {
             self.orbits().insert(tenant, Orbit { at: Instant::now(), swept });
         } else {

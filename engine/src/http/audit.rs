@@ -14,7 +14,8 @@ const MAX_LIMIT: i64 = 500;
 
 /// Tells who did what, newest first
 ///
-/// Memories stored, updated and forgotten (30 days), keys made, rotated and revoked, changes of tier and placement (90 days).
+/// Memories stored, updated and forgotten: 30 days, and at most 50,000 entries or ten for each memory that the tier allows,
+/// whichever is more. Keys made, rotated and revoked, changes of tier and placement: 90 days, and at most 10,000 entries.
 #[utoipa::path(get, path = "/api/v1/audit", tag = "changes", operation_id = "audit", params(
     ("limit" = Option<i64>, Query, minimum = 1, maximum = 500, description = "Entries of a page, 100 by default"),
     ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),

@@ -8,7 +8,7 @@ use axum::{
 use serde::de::DeserializeOwned;
 use tenancy::ProblemType;
 
-use super::ApiError;
+use super::{ApiError, members::fault};
 
 /// A body that is sent as JSON: its bytes. [`JsonBody::read`] parses it.
 pub(super) struct JsonBody(pub(super) Bytes);
@@ -39,21 +39,11 @@ impl JsonBody {
             Some(byte) if *byte != b'{' => return Err(invalid("the body must be a JSON object".to_owned())),
             Some(_) => {}
         }
-        // The message speaks of the client's own text: field names, line and column.
-        serde_json::from_slice(&self.0).map_err(|error| match self.field_at(&error) {
-            Some(field) => invalid(format!("the body is not valid: `{field}`: {error}")),
-            None => invalid(format!("the body is not valid: {error}")),
+        let text = std::str::from_utf8(&self.0).map_err(|_| invalid("the body is not UTF-8".to_owned()))?;
+        serde_json::from_str(text).map_err(|error| {
+            let (fault, line, column) = (fault(text, &error), error.line(), error.column());
+            invalid(format!("the body is not valid: {fault} at line {line} column {column}"))
         })
-    }
-}
-
-impl JsonBody {
-    /// The field whose value is of a wrong type: the last name before the place that the error tells.
-    fn field_at(&self, error: &serde_json::Error) -> Option<&str> {
-        let text = std::str::from_utf8(&self.0).ok().filter(|_| error.is_data() && error.line() == 1)?;
-        let (before, _) = text.get(..error.column())?.rsplit_once("\":")?;
-        let (_, name) = before.rsplit_once('"')?;
-        (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')).then_some(name)
     }
 }
 
@@ -81,10 +71,10 @@ mod tests {
 
     #[test]
     fn a_refusal_names_what_is_wrong() {
-        assert!(detail(r#"{"content":"x","tenant":"y"}"#).contains("unknown field `tenant`"));
+        assert!(detail(r#"{"content":"x","tenant":"y"}"#).starts_with("the body is not valid: unknown field `tenant`"));
         assert!(detail("{}").contains("missing field `content`"));
         assert!(detail(r#"{"content":"x","content":"y"}"#).contains("duplicate field `content`"));
-        assert!(detail(r#"{"content":"x","metadata":[]}"#).contains("`metadata`: invalid type"));
+        assert!(detail(r#"{"content":"x","importance":[]}"#).contains("`importance`: invalid type"));
         assert!(detail(r#"{"content":7}"#).contains("`content`: invalid type"));
         assert!(detail(r#"["x"]"#).contains("object"));
         assert!(detail("  ").contains("empty"));

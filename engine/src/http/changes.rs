@@ -21,6 +21,10 @@ use crate::store::{Access, Caller, Change, ChangeOp, TenantTx};
 
 /// Changes in one answer.
 const PAGE: i64 = 256;
+/// Bytes of the memories in one answer, as they are without escapes. What passes them ends it.
+const PAGE_BYTES: usize = 512 * 1024;
+/// So few changes pass them never: a memory has less than 70 KB.
+const NOT_MEASURED: usize = 7;
 /// The longest wait for news.
 pub(super) const WAIT_MOST: Duration = Duration::from_mins(1);
 /// Where it is.
@@ -76,8 +80,12 @@ async fn read(api: &Api, caller: &Caller, since: Option<i64>) -> Result<Changes,
         Some(since) if since == seq => Changes { seq, ..Changes::default() },
         Some(since) if since > seq => Changes { seq, resync: true, ..Changes::default() },
         Some(since) => {
-            let changes = tx.changes(since + 1, PAGE).await?;
+            let mut changes = tx.changes(since + 1, PAGE).await?;
             if changes.first().is_some_and(|first| first.seq == since + 1) {
+                if changes.len() > NOT_MEASURED {
+                    let sizes = tx.sizes(&memories_of(&changes)).await?;
+                    changes.truncate(fitting(&changes, &sizes));
+                }
                 let changes = with_memories(&mut tx, &changes).await?;
                 Changes { seq, changes, resync: false }
             } else {
@@ -106,12 +114,29 @@ struct ChangeView<'a> {
     memory: Option<&'a RawValue>,
 }
 
-/// Each change as clients read it, with the memory as it is now.
-async fn with_memories(tx: &mut TenantTx, changes: &[Change]) -> Result<Vec<sync::Change>, ApiError> {
+/// The memories that changes tell of, save by a removal alone.
+fn memories_of(changes: &[Change]) -> Vec<Uuid> {
     let mut ids: Vec<Uuid> =
         changes.iter().filter(|change| change.op != ChangeOp::Remove).map(|change| change.memory).collect();
     ids.sort_unstable();
     ids.dedup();
+    ids
+}
+
+/// Counts the changes that go into one answer: at least one, and a memory as often as changes tell of it.
+fn fitting(changes: &[Change], sizes: &HashMap<Uuid, usize>) -> usize {
+    let mut filled = 0;
+    let fits = |change: &&Change| {
+        let before = filled;
+        filled += sizes.get(&change.memory).copied().unwrap_or(0);
+        before < PAGE_BYTES
+    };
+    changes.iter().take_while(fits).count()
+}
+
+/// Each change as clients read it, with the memory as it is now.
+async fn with_memories(tx: &mut TenantTx, changes: &[Change]) -> Result<Vec<sync::Change>, ApiError> {
+    let ids = memories_of(changes);
     let rows = if ids.is_empty() { Vec::new() } else { tx.fetch(&ids).await? };
     let now = OffsetDateTime::now_utc();
     let mut memories: HashMap<Uuid, Box<RawValue>> = HashMap::with_capacity(rows.len());
@@ -134,4 +159,25 @@ async fn with_memories(tx: &mut TenantTx, changes: &[Change]) -> Result<Vec<sync
         Ok(sync::Change { seq: *seq, json })
     };
     changes.iter().map(view).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(seq: i64, memory: u128) -> Change {
+        let at = OffsetDateTime::UNIX_EPOCH;
+        Change { seq, op: ChangeOp::Update, memory: Uuid::from_u128(memory), agent: None, at }
+    }
+
+    #[test]
+    fn page_ends_where_its_bytes_are_full() {
+        let of = |sizes: &[(u128, usize)]| sizes.iter().map(|(id, size)| (Uuid::from_u128(*id), *size)).collect();
+        let each: Vec<Change> = (1..=4).map(|n| change(n, n as u128)).collect();
+        assert_eq!(fitting(&each, &of(&[(1, 100), (2, 100), (4, 100)])), 4);
+        assert_eq!(fitting(&each, &of(&[(1, PAGE_BYTES), (2, 100)])), 1);
+        assert_eq!(fitting(&each, &of(&[(1, PAGE_BYTES - 1), (2, 3 * PAGE_BYTES), (3, 1)])), 2);
+        let one: Vec<Change> = (1..=256).map(|n| change(n, 1)).collect();
+        assert_eq!(fitting(&one, &of(&[(1, PAGE_BYTES / 16)])), 16, "each change tells it again");
+    }
 }

@@ -67,13 +67,17 @@ impl Cursor for AuditAfter {
     }
 }
 
+/// The years that a list can hold. Postgres holds no instant before the year -4713.
+const YEARS: std::ops::RangeInclusive<i32> = 1..=9999;
+
 /// Postgres counts microseconds.
 fn microseconds(at: OffsetDateTime) -> i64 {
     (at.unix_timestamp_nanos() / 1000) as i64
 }
 
 fn instant(microseconds: i64) -> Result<OffsetDateTime, Invalid> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(microseconds) * 1000).map_err(|_| unknown())
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(microseconds) * 1000).ok();
+    at.filter(|at| YEARS.contains(&at.year())).ok_or_else(unknown)
 }
 
 fn join(kind: u8, key: i64, id: Uuid) -> String {
@@ -104,6 +108,20 @@ mod tests {
 
     use super::*;
 
+    /// The first microsecond of a year, about.
+    fn year(year: i64) -> i64 {
+        (year - 1970) * 31_556_952_000_000
+    }
+
+    #[test]
+    fn cursor_with_impossible_time_is_refused() {
+        for micros in [year(-9998), year(-5000), year(-4713), year(-1), i64::MIN, i64::MAX] {
+            assert!(TimeAfter::decode(&join(BY_TIME, micros, Uuid::nil())).is_err(), "{micros}");
+            let audit = [&[OF_AUDIT][..], &1i64.to_be_bytes(), &micros.to_be_bytes(), Uuid::nil().as_bytes()].concat();
+            assert!(AuditAfter::decode(&BASE64_URL_SAFE_NO_PAD.encode(audit)).is_err(), "{micros}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_cursor_reads_back(score in -10.0f32..100.0, micros in -62_135_596_800_000_000i64..253_370_764_800_000_000, id: u128) {
@@ -116,6 +134,25 @@ mod tests {
             for of_audit in [AuditAfter { seq: micros, audit: (at, id) }, AuditAfter::start()] {
                 prop_assert_eq!(AuditAfter::decode(&of_audit.encode()), Ok(of_audit));
                 prop_assert!(TimeAfter::decode(&of_audit.encode()).is_err());
+            }
+        }
+
+        #[test]
+        fn whatever_a_cursor_decodes_to_postgres_holds(
+            kind in 0u8..5, key: i64, micros in prop_oneof![any::<i64>(), year(-9999)..year(9999)], id: u128,
+        ) {
+            let id = Uuid::from_u128(id);
+            for text in [join(kind, key, id), join(kind, micros, id)] {
+                if let Ok(ListAfter { score, .. }) = ListAfter::decode(&text) {
+                    prop_assert!(score.to_stored().is_finite());
+                }
+                if let Ok(TimeAfter { at, .. }) = TimeAfter::decode(&text) {
+                    prop_assert!(YEARS.contains(&at.year()));
+                }
+            }
+            let audit = [&[kind][..], &key.to_be_bytes(), &micros.to_be_bytes(), id.as_bytes()].concat();
+            if let Ok(AuditAfter { audit: (at, _), .. }) = AuditAfter::decode(&BASE64_URL_SAFE_NO_PAD.encode(audit)) {
+                prop_assert!(YEARS.contains(&at.year()));
             }
         }
 

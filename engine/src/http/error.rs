@@ -83,6 +83,14 @@ fn store_problem(error: &StoreError) -> Problem {
                 format!("the memory store cannot be reached just now; {changed}, try again"),
             )
         }
+        StoreError::IndexTooLarge { limit } => Problem::new(
+            ProblemType::IndexLimitReached,
+            format!(
+                "the memories of this tenant need an index of more than {} MiB, so they cannot be recalled here: forget or \
+                 shorten some, or move to a tier with an engine of its own; they are kept, and lists, exports and writes go on",
+                limit >> 20
+            ),
+        ),
         StoreError::Overloaded => {
             Problem::new(ProblemType::Unavailable, "too many requests of this tenant wait already; try again")
         }

@@ -5,7 +5,7 @@
 //! is read. What was there at the start and was not forgotten meanwhile is in it once, as it was when its page was read;
 //! what changed since is told by the change log after the first line's `change_seq`.
 
-use std::io;
+use std::{io, vec};
 
 use axum::{
     body::Body,
@@ -37,8 +37,12 @@ pub(super) const FORMAT: &str = "stellar-memory";
 pub(super) const VERSION: i64 = 1;
 /// Of lines.
 pub(super) const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
-/// Few enough that a page of the longest contents is some megabytes.
+/// Memories of a page.
 const PAGE: i64 = 200;
+/// Bytes of a page, about. What passes them ends it. An export that nobody reads holds one.
+const PAGE_BYTES: usize = 256 * 1024;
+/// Bytes of lines that are written at one time, and what passes them.
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// The first line.
 #[derive(Serialize)]
@@ -71,6 +75,13 @@ struct Line {
 struct Exporter {
     api: Api,
     caller: Caller,
+    progress: Progress,
+}
+
+/// What is read and not yet written, and how far that is.
+struct Progress {
+    /// What is left of the page.
+    page: vec::IntoIter<Memory>,
     after: Uuid,
     count: u64,
 }
@@ -90,21 +101,19 @@ pub(super) async fn export(
     params: Params,
 ) -> Result<Response, ApiError> {
     params.nothing_else()?;
-    let mut exporter = Exporter { api, caller, after: Uuid::nil(), count: 0 };
+    let progress = Progress { page: Vec::new().into_iter(), after: Uuid::nil(), count: 0 };
+    let mut exporter = Exporter { api, caller, progress };
     // What keeps it from beginning is told as of any other request.
-    let (page, usage) = exporter.page().await?;
+    let usage = exporter.read_page().await?;
     let head = Head { format: FORMAT, version: VERSION, change_seq: usage.change_seq, total: usage.memory_count };
     let mut first = Vec::new();
     write_line(&mut first, &head);
-    let more = exporter.write(page, usage, &mut first);
-    let rest = stream::try_unfold(more.then_some(exporter), |exporter| async move {
+    let rest = stream::try_unfold(Some(exporter), |exporter| async move {
         let Some(mut exporter) = exporter else { return Ok(None) };
-        let (page, usage) = exporter.page().await.map_err(|error| {
-            tracing::warn!(error = error_chain(&error), lines = exporter.count, "an export broke off");
+        let (lines, more) = exporter.chunk().await.map_err(|error| {
+            tracing::warn!(error = error_chain(&error), lines = exporter.progress.count, "an export broke off");
             io::Error::other("the export broke off")
         })?;
-        let mut lines = Vec::new();
-        let more = exporter.write(page, usage, &mut lines);
         Ok(Some((Bytes::from(lines), more.then_some(exporter))))
     });
     let body = stream::once(async move { Ok::<_, io::Error>(Bytes::from(first)) }).chain(rest);
@@ -118,28 +127,42 @@ pub(super) async fn export(
 }
 
 impl Exporter {
-    async fn page(&self) -> Result<(Vec<Memory>, Usage), StoreError> {
+    async fn read_page(&mut self) -> Result<Usage, StoreError> {
         let mut tx = self.api.store.begin(&self.caller, Access::Read).await?;
         let usage = tx.usage();
         tx.prefer_index_order().await?;
-        let page = tx.export_page(self.after, PAGE).await?;
+        self.progress.page = tx.export_page(self.progress.after, PAGE, PAGE_BYTES).await?.into_iter();
         tx.commit().await?;
-        Ok((page, usage))
+        Ok(usage)
     }
 
-    /// Writes a page, and the end after the last one. Whether there are more.
-    fn write(&mut self, page: Vec<Memory>, usage: Usage, lines: &mut Vec<u8>) -> bool {
-        let now = OffsetDateTime::now_utc();
-        let more = page.len() as i64 == PAGE;
-        for memory in page {
+    /// Returns the next lines, and true if there are more.
+    async fn chunk(&mut self) -> Result<(Vec<u8>, bool), StoreError> {
+        let lines = self.progress.chunk(OffsetDateTime::now_utc());
+        if !lines.is_empty() {
+            return Ok((lines, true));
+        }
+        let usage = self.read_page().await?;
+        let mut lines = self.progress.chunk(OffsetDateTime::now_utc());
+        let more = !lines.is_empty();
+        if !more {
+            write_line(&mut lines, &End { end: true, count: self.progress.count, change_seq: usage.change_seq });
+        }
+        Ok((lines, more))
+    }
+}
+
+impl Progress {
+    /// Writes what is read, up to a chunk. Nothing: the next page is to be read.
+    fn chunk(&mut self, now: OffsetDateTime) -> Vec<u8> {
+        let mut lines = Vec::new();
+        while lines.len() < CHUNK_BYTES {
+            let Some(memory) = self.page.next() else { break };
             self.after = memory.id;
             self.count += 1;
-            write_line(lines, &line(memory, now));
+            write_line(&mut lines, &line(memory, now));
         }
-        if !more {
-            write_line(lines, &End { end: true, count: self.count, change_seq: usage.change_seq });
-        }
-        more
+        lines
     }
 }
 
@@ -157,5 +180,29 @@ fn write_line(lines: &mut Vec<u8>, line: &impl Serialize) {
     // Texts, numbers, times of the years 1 to 9998: they always serialise.
     if serde_json::to_writer(&mut *lines, line).is_ok() {
         lines.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::sample;
+
+    #[test]
+    fn page_is_written_in_chunks_each_line_once() {
+        let page: Vec<Memory> = (1..=20).map(|n| sample(n, &"x".repeat(10_000))).collect();
+        let mut progress = Progress { page: page.into_iter(), after: Uuid::nil(), count: 0 };
+        let mut chunks = Vec::new();
+        loop {
+            let chunk = progress.chunk(OffsetDateTime::UNIX_EPOCH);
+            if chunk.is_empty() {
+                break;
+            }
+            assert!(chunk.len() < CHUNK_BYTES + 11_000, "{}", chunk.len());
+            chunks.push(chunk);
+        }
+        assert!(chunks.len() > 2, "{}", chunks.len());
+        assert_eq!((progress.count, progress.after), (20, Uuid::from_u128(20)));
+        assert_eq!(chunks.concat().iter().filter(|byte| **byte == b'\n').count(), 20);
     }
 }

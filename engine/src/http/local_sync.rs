@@ -9,11 +9,12 @@ use axum::{
 };
 use serde_json::{Value, value::RawValue};
 use sync::{
-    Admission, Changes, Hello, Limits, Outcome, Refusal, Rooms, Service, Standing, Unavailable, WebSocketUpgrade,
+    Admission, Changes, EventsRefused, Failure, Hello, Limits, Outcome, Refusal, Rooms, Service, Standing, Unavailable,
+    WebSocketUpgrade,
 };
 use tenancy::{ProblemType, TenantId};
 
-use super::{Api, ApiError, batch, changes, params::Params};
+use super::{Api, ApiError, batch, changes, error::problem, params::Params};
 use crate::{memory::Invalid, store::Caller};
 
 /// The name that everybody acts under.
@@ -56,17 +57,21 @@ impl Service for LocalRooms {
         changes::read_or_wait(&self.api, &self.caller, since, wait).await.map_err(|error| unavailable(&error))
     }
 
-    async fn carry_out(&self, (): &(), operations: &[Box<RawValue>]) -> Result<Vec<Outcome>, Unavailable> {
-        let read = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or(Value::Null);
-        let operations = operations.iter().map(|raw| read(raw)).collect();
-        let results = batch::carry_out(&self.api, &self.caller, operations, None).await;
-        results.map_err(|error| unavailable(&error))?.into_outcomes().into_iter().map(outcome).collect()
+    async fn carry_out(&self, (): &(), operations: &[Box<RawValue>]) -> Result<Vec<Outcome>, Failure> {
+        let results = batch::carry_out(&self.api, &self.caller, operations, None).await.map_err(failure)?;
+        Ok(results.into_outcomes().into_iter().map(outcome).collect::<Result<_, _>>()?)
     }
 }
 
 fn outcome(result: Value) -> Result<Outcome, Unavailable> {
     let Value::Object(fields) = result else { return Err(Unavailable("an operation has no answer".to_owned())) };
     sync::outcome(fields)
+}
+
+/// A refusal of a whole batch, as the gateway reads it from an engine.
+fn failure(error: ApiError) -> Failure {
+    let problem = problem(error);
+    sync::failure(problem.status, &serde_json::to_vec(&problem).unwrap_or_default())
 }
 
 fn unavailable(error: &ApiError) -> Unavailable {
@@ -101,7 +106,13 @@ pub(super) async fn events(
         .map_err(|_| Invalid::new("Last-Event-ID", "must be the id of an event of this stream"))?;
     let tenant = tenancy::LOCAL_TENANT;
     let stream = rooms.events(tenant, (), resumed.or(since)).await;
-    stream.map_err(|error| ApiError::new(ProblemType::Unavailable, error.to_string()))
+    stream.map_err(|refused| {
+        let kind = match refused {
+            EventsRefused::NoLog => ProblemType::Unavailable,
+            EventsRefused::Full(_) => ProblemType::TooManySockets,
+        };
+        ApiError::new(kind, refused.to_string())
+    })
 }
 
 /// What a room is called where everybody is in it.

@@ -53,6 +53,7 @@ pub(super) struct Narrative {
 #[utoipa::path(post, path = "/api/v1/narrate", tag = "memories", operation_id = "narrate",
     request_body = Request,
     responses((status = 200, description = "The narrative", body = Narrative)),
+    extensions(("x-problems" = json!(["index-limit-reached"]))),
 )]
 pub(super) async fn narrate(
     State(api): State<Api>,

@@ -29,7 +29,7 @@ const SPARE: usize = 10;
     ("emotion" = Option<String>, Query, min_length = 1, max_length = 200, description = "A feeling to prefer"),
 ), responses(
     (status = 200, description = "Most relevant first", body = Vec<MemoryView>),
-))]
+), extensions(("x-problems" = json!(["index-limit-reached"]))))]
 pub(super) async fn recall(
     State(api): State<Api>,
     TenantRequest(caller): TenantRequest,

@@ -7,10 +7,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use tenancy::{Problem, ProblemType};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Api, ApiError, body::JsonBody, idempotency, params::Params, tenant_request::TenantRequest};
+use super::{
+    Api, ApiError, body::JsonBody, error::problem_response, idempotency, params::Params, tenant_request::TenantRequest,
+};
 use crate::{
     memory::Draft,
     store::{What, Write, Written},
@@ -34,7 +37,7 @@ pub(super) struct Stored {
 /// Stores a memory
 ///
 /// 201 with id, zone, score and the number of the change once the memory is durable. With an Idempotency-Key a retry gets
-/// the first answer.
+/// the first answer. Under an `id` whose memory was removed at `at` or later: 409.
 #[utoipa::path(post, path = "/api/v1/store", tag = "memories", operation_id = "store",
     request_body = Draft,
     responses((status = 201, description = "It is durable", body = Stored)),
@@ -51,9 +54,15 @@ pub(super) async fn store(
     let memory = body.read::<Draft>()?.check()?;
     let once = idempotency::key(&headers)?.map(|key| key.once(&body.0));
     let write = Write { what: What::Store(Box::new(memory)), once };
-    let Written { id, zone, score, seq, reason: _, replayed } = api.coalescer.write_one(caller.clone(), write).await?;
+    let Written { id, zone, score, seq, reason, replayed } = api.coalescer.write_one(caller.clone(), write).await?;
     api.activity.seen(&caller);
-    let mut response = (StatusCode::CREATED, Json(Stored { id, zone, score, seq })).into_response();
+    let mut response = match reason {
+        None => (StatusCode::CREATED, Json(Stored { id, zone, score, seq })).into_response(),
+        Some(_) => {
+            let detail = "the memory of that id was removed, and not before `at`: leave `at` out to store it anew";
+            problem_response(&Problem::new(ProblemType::Conflict, detail).with("reason", "removed"))
+        }
+    };
     if replayed {
         idempotency::mark_replayed(response.headers_mut());
     }

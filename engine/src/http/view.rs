@@ -1,12 +1,11 @@
 //! A memory as clients read it.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::memory::{LastWrite, Memory};
+use crate::memory::{LastWrite, Memory, Metadata};
 
 /// A memory as it is now.
 #[derive(Serialize, ToSchema)]
@@ -31,7 +30,7 @@ pub(super) struct MemoryView {
     #[serde(skip_serializing_if = "Option::is_none")]
     relevance: Option<f32>,
     #[schema(value_type = Object)]
-    metadata: Map<String, Value>,
+    metadata: Metadata,
     #[schema(required = true)]
     session: Option<String>,
     #[schema(required = true)]

@@ -1,63 +1,178 @@
 //! How a corpus becomes fresh: by the log where it reaches back far enough, else by building it anew.
+//!
+//! Memories are read in pages that are bounded by bytes, each in a transaction of its own, and analysed on the
+//! [workers](super::workers) after the transaction has ended. Pages are read in the order in which tenants ask for them, so
+//! tenants take turns. What is written between two pages is told again by the log.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
     Indexes,
-    tenant::{Position, TenantIndex, document},
+    tenant::{Position, TenantIndex, prepared},
 };
 use crate::{
-    recall::Corpus,
-    store::{Access, Caller, Change, StoreError, TenantTx},
+    recall::{Corpus, Prepared},
+    store::{Access, Caller, Change, IndexRow, StoreError, TenantTx},
 };
 
 /// A corpus that is further behind is built anew: reading the rows in order is then cheaper than picking them.
 const MOST_CHANGES: i64 = 2000;
-const PAGE: i64 = 2000;
+/// Memories of a page, and bytes of their contents.
+const PAGE_ROWS: i64 = 2000;
+const PAGE_BYTES: usize = 512 * 1024;
+/// Bytes of contents that one job analyses: some milliseconds.
+pub(super) const SLICE_BYTES: usize = 64 * 1024;
+/// Bytes of contents that are analysed where a recall asked for them: less than a millisecond.
+const INLINE_BYTES: usize = 8 * 1024;
+/// How long a recall that holds a connection waits for another one's refresh.
+const TURN_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How far a corpus could be brought by the log.
+pub(super) enum Refreshed {
+    /// It holds what the transaction sees.
+    Current(TenantTx),
+    /// It was brought forward without a transaction: look again.
+    Further,
+    /// The log does not reach back that far: it must be built.
+    Unknown,
+}
 
 impl Indexes {
-    /// Applies the log up to `wanted` at least. False: it must be built anew.
+    /// Applies the log up to `wanted` at least.
     pub(super) async fn catch_up(
         &self,
-        index: &TenantIndex,
-        tx: &mut TenantTx,
+        index: &Arc<TenantIndex>,
+        caller: &Caller,
+        mut tx: TenantTx,
         wanted: i64,
-    ) -> Result<bool, StoreError> {
-        if index.position().is_none() {
-            return Ok(false);
+    ) -> Result<Refreshed, StoreError> {
+        if index.position().await.is_none() {
+            return Ok(Refreshed::Unknown);
         }
-        // Bounded by one short reading of the log, so waiting for it may hold a connection.
-        let _turn = index.turn.acquire().await.map_err(|_| StoreError::Lost("refresh an index"))?;
-        let Some(have) = index.position() else { return Ok(false) };
+        let turn = index.turn.clone().acquire_owned();
+        let Ok(turn) = timeout(TURN_PATIENCE, turn).await else {
+            // It is long: no connection is held meanwhile.
+            drop(tx);
+            drop(index.turn.acquire().await);
+            return Ok(Refreshed::Further);
+        };
+        let turn = turn.map_err(|_| StoreError::Lost("refresh an index"))?;
+        let Some(have) = index.position().await else { return Ok(Refreshed::Unknown) };
         if have.seq >= wanted {
-            return Ok(true);
+            return Ok(Refreshed::Current(tx));
         }
         // The entry that was applied last is read again: it must still be the same.
-        let changes = tx.changes(have.seq.max(1), MOST_CHANGES + 1).await?;
-        let Some(new) = continuation(have, &changes, wanted) else { return Ok(false) };
+        let mut changes = tx.changes(have.seq.max(1), MOST_CHANGES + 1).await?;
+        let Some(new) = continuation(have, &changes, wanted).map(<[_]>::len) else { return Ok(Refreshed::Unknown) };
+        let new = changes.split_off(changes.len() - new);
         let mut ids: Vec<Uuid> = new.iter().map(|change| change.memory).collect();
         ids.sort_unstable();
         ids.dedup();
-        let rows = tx.index_rows(&ids).await?;
-        index.apply(new, &rows);
+        let rows = tx.index_rows(&ids, INLINE_BYTES).await?;
         self.0.metrics.changes.inc_by(new.len() as u64);
-        Ok(true)
+        if bytes_of(&rows) < INLINE_BYTES {
+            let memories: Vec<Prepared> = rows.iter().map(prepared).collect();
+            let mut state = index.state.write().await;
+            state.remove(&new);
+            state.put(memories);
+            if !state.corpus.wants_compaction() {
+                state.reached(&new);
+                index.size.set(state.corpus.bytes());
+                drop(state);
+                if let Err(error) = self.make_room(index) {
+                    index.clear().await;
+                    return Err(error);
+                }
+                return Ok(Refreshed::Current(tx));
+            }
+        }
+        drop(tx);
+        let (indexes, index, caller) = (self.clone(), index.clone(), caller.clone());
+        let applying = self.0.tasks.spawn(async move {
+            let result = indexes.apply(&index, &caller, new, &ids).await;
+            drop(turn);
+            result
+        });
+        applying.await.map_err(|_| StoreError::Lost("refresh an index"))??;
+        Ok(Refreshed::Further)
+    }
+
+    /// Applies entries of the log that follow on the corpus. `ids`: their memories, sorted.
+    async fn apply(
+        &self,
+        index: &TenantIndex,
+        caller: &Caller,
+        changes: Vec<Change>,
+        ids: &[Uuid],
+    ) -> Result<(), StoreError> {
+        let lost = || StoreError::Lost("refresh an index");
+        index.state.write().await.remove(&changes);
+        let mut left = ids;
+        while !left.is_empty() {
+            let _page = self.page().await?;
+            let mut tx = self.0.pages_store.begin(caller, Access::Read).await?;
+            let rows = tx.index_rows(left, PAGE_BYTES).await?;
+            tx.commit().await?;
+            left = match rows.last() {
+                // A page that is not full has all of them.
+                Some(last) if bytes_of(&rows) >= PAGE_BYTES => &left[left.partition_point(|id| *id <= last.id)..],
+                _ => &[],
+            };
+            for slice in slices(rows) {
+                let state = index.state.clone();
+                let put = move || {
+                    let memories: Vec<Prepared> = slice.iter().map(prepared).collect();
+                    let mut state = state.blocking_write();
+                    state.put(memories);
+                    if state.corpus.wants_compaction() {
+                        state.corpus.compact();
+                    }
+                    state.corpus.bytes()
+                };
+                index.size.set(self.0.workers.run(put).await.ok_or_else(lost)?);
+            }
+            if let Err(error) = self.make_room(index) {
+                index.clear().await;
+                return Err(error);
+            }
+        }
+        let state = index.state.clone();
+        let finish = move || {
+            let mut state = state.blocking_write();
+            if state.corpus.wants_compaction() {
+                state.corpus.compact();
+            }
+            state.reached(&changes);
+            state.corpus.bytes()
+        };
+        index.size.set(self.0.workers.run(finish).await.ok_or_else(lost)?);
+        Ok(())
     }
 
     /// Builds the corpus, unless somebody else just did. Goes on when the caller stops waiting, so that a client with
     /// little patience does not make it start over for ever.
     pub(super) async fn build(&self, index: Arc<TenantIndex>, caller: &Caller) -> Result<(), StoreError> {
-        let before = index.position();
         let lost = || StoreError::Lost("build an index");
+        let before = index.position().await;
         let turn = index.turn.clone().acquire_owned().await.map_err(|_| lost())?;
-        if index.position() != before {
+        if index.position().await != before {
             return Ok(());
+        }
+        if index.is_refused() {
+            return Err(self.too_large());
         }
         let (indexes, caller) = (self.clone(), caller.clone());
         let task = self.0.tasks.spawn(async move {
             let result = indexes.read_all(&index, &caller).await;
+            if result.is_err() {
+                index.clear().await;
+            }
             drop(turn);
             result
         });
@@ -66,38 +181,79 @@ impl Indexes {
 
     async fn read_all(&self, index: &TenantIndex, caller: &Caller) -> Result<(), StoreError> {
         let lost = || StoreError::Lost("build an index");
-        let _permit = self.0.builds.acquire().await.map_err(|_| lost())?;
         let started = Instant::now();
-        let mut tx = self.0.store.begin(caller, Access::Read).await?;
-        // What is written while this reads may be seen or not: the log after this position tells it again.
-        let seq = tx.usage().change_seq;
-        let memory = if seq > 0 { tx.changes(seq, 1).await?.first().map(|change| change.memory) } else { None };
-        tx.prefer_index_order().await?;
+        let position = self.end_of_log(caller).await?;
         let (mut corpus, mut after) = (Corpus::new(), Uuid::nil());
         loop {
-            let rows = tx.index_page(after, PAGE).await?;
+            let _page = self.page().await?;
+            let mut tx = self.0.pages_store.begin(caller, Access::Read).await?;
+            tx.prefer_index_order().await?;
+            let rows = tx.index_page(after, PAGE_ROWS, PAGE_BYTES).await?;
+            tx.commit().await?;
             let Some(last) = rows.last() else { break };
             after = last.id;
-            // Analysing a page takes some milliseconds of processor time.
-            corpus = tokio::task::spawn_blocking(move || {
-                for row in &rows {
-                    corpus.put(row.id, &document(row));
-                }
-                corpus
-            })
-            .await
-            .map_err(|_| lost())?;
+            for slice in slices(rows) {
+                let put = move || {
+                    slice.iter().for_each(|row| corpus.put(prepared(row)));
+                    corpus
+                };
+                corpus = self.0.workers.run(put).await.ok_or_else(lost)?;
+                index.size.set(corpus.bytes());
+                self.make_room(index)?;
+            }
         }
-        tx.commit().await?;
-        corpus.shrink();
+        let shrink = move || {
+            corpus.shrink();
+            corpus
+        };
+        let corpus = self.0.workers.run(shrink).await.ok_or_else(lost)?;
         let memories = corpus.len();
-        index.replace(corpus, Position { seq, memory });
+        index.replace(corpus, position).await;
         let took = started.elapsed();
         self.0.metrics.builds.inc();
         self.0.metrics.build_seconds.observe(took.as_secs_f64());
-        tracing::debug!(memories, seq, ms = took.as_millis() as u64, "built the index of a tenant");
+        tracing::debug!(memories, seq = position.seq, ms = took.as_millis() as u64, "built the index of a tenant");
         Ok(())
     }
+
+    /// Returns where the log ends now. What is written while a build reads may be seen or not: the log after this place
+    /// tells it again.
+    async fn end_of_log(&self, caller: &Caller) -> Result<Position, StoreError> {
+        let mut tx = self.0.pages_store.begin(caller, Access::Read).await?;
+        let seq = tx.usage().change_seq;
+        let memory = if seq > 0 { tx.changes(seq, 1).await?.first().map(|change| change.memory) } else { None };
+        tx.commit().await?;
+        Ok(Position { seq, memory })
+    }
+
+    /// Waits for the turn to read a page.
+    async fn page(&self) -> Result<tokio::sync::SemaphorePermit<'_>, StoreError> {
+        let ending = self.0.closing.cancelled();
+        tokio::select! {
+            () = ending => Err(StoreError::Overloaded),
+            page = self.0.pages.acquire() => page.map_err(|_| StoreError::Lost("read memories for an index")),
+        }
+    }
+}
+
+fn bytes_of(rows: &[IndexRow]) -> usize {
+    rows.iter().map(|row| row.content.len()).sum()
+}
+
+/// Parts of a page, each for one job.
+fn slices(rows: Vec<IndexRow>) -> Vec<Vec<IndexRow>> {
+    let (mut slices, mut bytes) = (vec![Vec::new()], 0);
+    for row in rows {
+        if bytes > SLICE_BYTES {
+            slices.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += row.content.len();
+        if let Some(slice) = slices.last_mut() {
+            slice.push(row);
+        }
+    }
+    slices
 }
 
 /// The entries that follow on `have`, when `changes` (read from `have.seq` on) prove that the log goes on from there

@@ -1,19 +1,17 @@
 //! A memory as a client sends it, and the check that makes it one that can be stored.
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{estimate_importance, instant};
+use super::{Metadata, estimate_importance, instant};
 
 /// The longest content, in characters.
 pub const MAX_CONTENT_CHARS: usize = 10_000;
 /// The longest session, speaker, source or emotion, in characters.
 pub const MAX_LABEL_CHARS: usize = 200;
-const MAX_METADATA_BYTES: usize = 16 * 1024;
-const MAX_METADATA_DEPTH: usize = 16;
 const DEFAULT_IMPORTANCE: f32 = 0.5;
 
 /// The body of `POST /store`, not yet checked.
@@ -29,9 +27,10 @@ pub struct Draft {
     /// 0 to 1; 0.5 by default.
     #[schema(minimum = 0.0, maximum = 1.0)]
     pub importance: Option<f64>,
-    /// Anything of the client's own, as an object: at most 16 KiB, 16 levels deep.
+    /// Anything of the client's own, as an object: at most 16 KiB, 16 levels deep. A whole number of more than 64 bits is sent
+    /// as a text.
     #[schema(value_type = Option<Object>)]
-    pub metadata: Option<Map<String, Value>>,
+    pub metadata: Option<Box<RawValue>>,
     /// Whether the engine shall estimate the importance when none is given.
     pub auto_evaluate: Option<bool>,
     /// The conversation that it belongs to.
@@ -65,7 +64,7 @@ pub struct NewMemory {
     /// 0 to 1.
     pub importance: f32,
     /// At most 16 KiB as JSON and 16 levels deep.
-    pub metadata: Map<String, Value>,
+    pub metadata: Metadata,
     /// At most 200 characters; taken from `metadata.session` when not given by itself.
     pub session: Option<String>,
     /// At most 200 characters; taken from `metadata.speaker` when not given by itself.
@@ -124,12 +123,14 @@ impl Draft {
             None if auto_evaluate == Some(true) => estimate_importance(&content),
             None => DEFAULT_IMPORTANCE,
         };
-        let metadata = metadata.unwrap_or_default();
-        check_metadata(&metadata)?;
+        let (metadata, members) = match metadata {
+            Some(given) => Metadata::check(&given)?,
+            None => (Metadata::default(), Map::new()),
+        };
         Ok(NewMemory {
             importance,
-            session: label("session", session)?.or_else(|| own_label(&metadata, "session")),
-            speaker: label("speaker", speaker)?.or_else(|| own_label(&metadata, "speaker")),
+            session: label("session", session)?.or_else(|| own_label(&members, "session")),
+            speaker: label("speaker", speaker)?.or_else(|| own_label(&members, "speaker")),
             source: label("source", source)?,
             emotion: label("emotion", emotion)?,
             occurred_at: occurred_at.map(|text| instant("occurred_at", &text)).transpose()?,
@@ -188,49 +189,8 @@ fn label(field: &'static str, given: Option<String>) -> Result<Option<String>, I
 }
 
 /// What clients of the earlier system put into metadata.
-fn own_label(metadata: &Map<String, Value>, name: &str) -> Option<String> {
-    metadata.get(name)?.as_str().filter(|text| (1..=MAX_LABEL_CHARS).contains(&text.chars().count())).map(str::to_owned)
-}
-
-pub(super) fn check_metadata(metadata: &Map<String, Value>) -> Result<(), Invalid> {
-    let mut level: Vec<&Value> = Vec::new();
-    for (name, value) in metadata {
-        storable("metadata", name)?;
-        level.push(value);
-    }
-    let mut depth = 1;
-    while !level.is_empty() {
-        let mut next = Vec::new();
-        for value in level {
-            match value {
-                Value::String(text) => storable("metadata", text)?,
-                Value::Array(items) => next.extend(items),
-                Value::Object(members) => {
-                    for (name, value) in members {
-                        storable("metadata", name)?;
-                        next.push(value);
-                    }
-                }
-                Value::Null | Value::Bool(_) | Value::Number(_) => {}
-            }
-        }
-        depth += 1;
-        if depth > MAX_METADATA_DEPTH && !next.is_empty() {
-            return Err(Invalid::new(
-                "metadata",
-                format!("must not be nested deeper than {MAX_METADATA_DEPTH} levels"),
-            ));
-        }
-        level = next;
-    }
-    let size = serde_json::to_vec(metadata).map_or(usize::MAX, |bytes| bytes.len());
-    if size > MAX_METADATA_BYTES {
-        return Err(Invalid::new(
-            "metadata",
-            format!("must not exceed {MAX_METADATA_BYTES} bytes as JSON; it has {size}"),
-        ));
-    }
-    Ok(())
+fn own_label(members: &Map<String, Value>, name: &str) -> Option<String> {
+    members.get(name)?.as_str().filter(|text| (1..=MAX_LABEL_CHARS).contains(&text.chars().count())).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -4,19 +4,20 @@
 mod draft;
 mod evaluate;
 mod last_write;
+mod metadata;
 mod moment;
 mod narrative;
 mod patch;
 mod score;
 mod zone;
 
-use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub use draft::{Draft, Invalid, MAX_CONTENT_CHARS, MAX_LABEL_CHARS, NewMemory, identity, storable};
 pub use evaluate::estimate_importance;
 pub use last_write::{LastWrite, whole_microseconds};
+pub use metadata::{Metadata, without_place};
 pub use moment::{Edge, day_or_instant, instant};
 pub use narrative::{in_order, narrative};
 pub use patch::{Patch, PatchDraft};
@@ -31,7 +32,7 @@ pub struct Memory {
     /// The text, 1 to 10,000 characters.
     pub content: String,
     /// What the client attached.
-    pub metadata: Map<String, Value>,
+    pub metadata: Metadata,
     /// The conversation that it belongs to.
     pub session: Option<String>,
     /// Who said it.
@@ -74,7 +75,7 @@ pub(crate) fn sample(n: u128, content: &str) -> Memory {
     Memory {
         id: Uuid::from_u128(n),
         content: content.to_owned(),
-        metadata: Map::new(),
+        metadata: Metadata::default(),
         session: None,
         speaker: None,
         occurred_at: OffsetDateTime::UNIX_EPOCH,

@@ -1,13 +1,13 @@
 //! A change of a memory as a client sends it, and the check that makes it one that can be carried out.
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
-    Invalid,
-    draft::{check_content, check_importance, check_metadata},
+    Invalid, Metadata,
+    draft::{check_content, check_importance},
     instant,
 };
 
@@ -24,7 +24,7 @@ pub struct PatchDraft {
     pub importance: Option<f64>,
     /// What stands in the place of all metadata there was.
     #[schema(value_type = Option<Object>)]
-    pub metadata: Option<Map<String, Value>>,
+    pub metadata: Option<Box<RawValue>>,
     /// When it was written, RFC 3339; now by default, and never taken for later.
     #[schema(format = DateTime)]
     pub at: Option<String>,
@@ -38,7 +38,7 @@ pub struct Patch {
     /// 0 to 1.
     pub importance: Option<f32>,
     /// What stands in the place of all metadata there was.
-    pub metadata: Option<Map<String, Value>>,
+    pub metadata: Option<Metadata>,
     /// When it was written, by the client's word; see [`super::LastWrite`].
     pub at: Option<OffsetDateTime>,
 }
@@ -59,21 +59,19 @@ impl PatchDraft {
         if let Some(content) = &content {
             check_content(content)?;
         }
-        if let Some(metadata) = &metadata {
-            check_metadata(metadata)?;
-        }
+        let metadata = metadata.map(|given| Metadata::check(&given)).transpose()?;
         Ok(Patch {
             importance: importance.map(check_importance).transpose()?,
             at: at.map(|text| instant("at", &text)).transpose()?,
             content,
-            metadata,
+            metadata: metadata.map(|(metadata, _)| metadata),
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -87,7 +85,7 @@ mod tests {
             assert_eq!(check(body).expect_err("refused").field, "content");
         }
         let patch = check(json!({ "metadata": {} })).expect("valid");
-        assert_eq!((patch.metadata, patch.content, patch.importance), (Some(Map::new()), None, None));
+        assert_eq!((patch.metadata, patch.content, patch.importance), (Some(Metadata::default()), None, None));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::memory::{AnchoredScore, forgotten_below};
-use lexical::Lexical;
+use lexical::{Lexical, Terms};
 
 pub use query::Query;
 
@@ -53,6 +53,24 @@ pub struct Hit {
     pub relevance: f32,
 }
 
+/// A memory that was analysed: what a [`Corpus`] takes in. Made without the corpus, so that analysing holds no lock.
+pub struct Prepared {
+    id: Uuid,
+    terms: Terms,
+    score: AnchoredScore,
+    emotion: Option<Box<str>>,
+}
+
+impl Prepared {
+    /// Analyses a memory.
+    pub fn new(id: Uuid, document: &Document<'_>) -> Self {
+        // Session, speaker and time are not ranked by yet.
+        let Document { content, session: _, speaker: _, occurred_at: _, emotion, score } = *document;
+        let emotion = emotion.map(|word| word.trim().to_lowercase().into());
+        Self { id, terms: Terms::of(content), score, emotion }
+    }
+}
+
 /// A tenant's memories, ready to be searched.
 #[derive(Default)]
 pub struct Corpus {
@@ -60,64 +78,89 @@ pub struct Corpus {
     slots: Vec<Option<Entry>>,
     free: Vec<u32>,
     by_id: HashMap<Uuid, u32>,
-    bytes: usize,
+    emotions: usize,
 }
 
 struct Entry {
     id: Uuid,
     score: AnchoredScore,
     emotion: Option<Box<str>>,
-    posted: lexical::Posted,
 }
 
-/// What a slot costs beside its postings: the entry, its place in both tables, and room that the tables keep free.
-const ENTRY_BYTES: usize = size_of::<Option<Entry>>() + 48;
+impl Entry {
+    fn emotion_bytes(&self) -> usize {
+        self.emotion.as_deref().map_or(0, str::len)
+    }
+}
 
 impl Corpus {
-    /// An empty one.
+    /// Returns an empty one.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many memories it holds.
+    /// Returns how many memories it holds.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Whether it holds none.
+    /// Returns true if it holds no memory.
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
 
-    /// An estimate of the memory that it takes, in bytes.
+    /// Returns the memory that it takes, in bytes: what its tables have room for.
     pub fn bytes(&self) -> usize {
-        self.bytes + self.lexical.bytes()
+        let table = self.by_id.capacity() * (size_of::<(Uuid, u32)>() + 1) * 8 / 7;
+        let slots = self.slots.capacity() * size_of::<Option<Entry>>() + self.free.capacity() * size_of::<u32>();
+        self.lexical.bytes() + table + slots + self.emotions
     }
 
     /// Adds a memory, or replaces the one of that id.
-    pub fn put(&mut self, id: Uuid, document: &Document<'_>) {
-        // Session, speaker and time are not ranked by yet.
-        let Document { content, session: _, speaker: _, occurred_at: _, emotion, score } = *document;
+    pub fn put(&mut self, memory: Prepared) {
+        let Prepared { id, terms, score, emotion } = memory;
         self.remove(id);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             (self.slots.len() - 1) as u32
         });
-        let posted = self.lexical.post(slot, content);
-        self.slots[slot as usize] =
-            Some(Entry { id, score, emotion: emotion.map(|word| word.trim().to_lowercase().into()), posted });
+        self.lexical.post(slot, &terms);
+        let entry = Entry { id, score, emotion };
+        self.emotions += entry.emotion_bytes();
+        self.slots[slot as usize] = Some(entry);
         self.by_id.insert(id, slot);
-        self.bytes += ENTRY_BYTES;
     }
 
-    /// Takes a memory out, if it is there.
+    /// Removes a memory, if it is there.
     pub fn remove(&mut self, id: Uuid) {
         let Some(slot) = self.by_id.remove(&id) else { return };
-        if let Some(entry) = self.slots[slot as usize].take() {
-            self.lexical.withdraw(slot, &entry.posted);
-            self.bytes -= ENTRY_BYTES;
+        let Some(entry) = self.slots[slot as usize].take() else { return };
+        self.emotions -= entry.emotion_bytes();
+        if self.lexical.withdraw(slot) {
+            self.free.push(slot);
         }
-        self.free.push(slot);
+    }
+
+    /// Returns true when what was removed takes more room than what is stored.
+    pub fn wants_compaction(&self) -> bool {
+        self.lexical.wants_compaction()
+    }
+
+    /// Gives back the room of what was removed. Takes time in proportion to the corpus.
+    pub fn compact(&mut self) {
+        self.free.extend(self.lexical.compact());
+        self.by_id.shrink_to_fit();
+        self.drop_free_end();
+    }
+
+    /// Drops slots at the end that hold nothing, when they are many.
+    fn drop_free_end(&mut self) {
+        let used = self.slots.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.slots.truncate(used);
+        self.slots.shrink_to_fit();
+        self.lexical.truncate(used);
+        self.free.retain(|slot| (*slot as usize) < used);
+        self.free.shrink_to_fit();
     }
 
     /// Gives back room that was kept for growing.
@@ -127,16 +170,21 @@ impl Corpus {
         self.by_id.shrink_to_fit();
     }
 
-    /// Notes that a memory's score changed, if it is there.
+    /// Sets a memory's score, if it is there.
     pub fn rescore(&mut self, id: Uuid, score: AnchoredScore) {
         if let Some(entry) = self.by_id.get(&id).and_then(|slot| self.slots[*slot as usize].as_mut()) {
             entry.score = score;
         }
     }
 
-    /// The best answers, the best first, at most `take`. Memories that share no word with the query are no answer.
+    /// Returns the number of postings that a search reads: its time is in proportion.
+    pub fn search_cost(&self, query: &Query) -> usize {
+        self.lexical.cost(query.terms())
+    }
+
+    /// Returns the best answers, the best first, at most `take`. Memories that share no word with the query are no answer.
     pub fn search(&self, query: &Query, now: OffsetDateTime, take: usize) -> Vec<Hit> {
-        let matches = self.lexical.search(query.terms(), self.len(), self.slots.len());
+        let matches = self.lexical.search(query.terms(), self.len());
         let best = matches.found.iter().map(|(_, weight)| *weight).fold(0.0_f32, f32::max);
         if best <= 0.0 || take == 0 {
             return Vec::new();
@@ -197,10 +245,14 @@ mod tests {
         Document { content, session: None, speaker: None, occurred_at: NOW, emotion: None, score }
     }
 
+    fn memory(id: u128, document: &Document<'_>) -> Prepared {
+        Prepared::new(Uuid::from_u128(id), document)
+    }
+
     fn corpus(contents: &[&str]) -> Corpus {
         let mut corpus = Corpus::new();
         for (n, content) in contents.iter().enumerate() {
-            corpus.put(Uuid::from_u128(n as u128), &document(content, 0.5));
+            corpus.put(memory(n as u128, &document(content, 0.5)));
         }
         corpus
     }
@@ -220,6 +272,28 @@ mod tests {
     }
 
     #[test]
+    fn bytes_follow_what_is_stored() {
+        let mut corpus = Corpus::new();
+        let mut most = 0;
+        for round in 0..40_u128 {
+            for id in 0..20 {
+                let words: Vec<String> = (0..500).map(|word| format!("w{round}x{id}x{word}")).collect();
+                corpus.put(memory(id, &document(&words.join(" "), 0.5)));
+            }
+            if corpus.wants_compaction() {
+                corpus.compact();
+            }
+            if round < 3 {
+                most = most.max(corpus.bytes());
+            }
+        }
+        assert!(corpus.bytes() <= most, "{} bytes at the end, {most} after three rounds", corpus.bytes());
+        (0..20).for_each(|id| corpus.remove(Uuid::from_u128(id)));
+        corpus.compact();
+        assert!(corpus.bytes() < 1024, "{} bytes of nothing", corpus.bytes());
+    }
+
+    #[test]
     fn a_rare_word_outweighs_a_common_one() {
         let corpus = corpus(&["project meeting", "project review", "project zebra", "project plan"]);
         assert_eq!(found(&corpus, "project zebra")[0], 2);
@@ -228,9 +302,9 @@ mod tests {
     #[test]
     fn importance_orders_equals_and_never_overturns_relevance() {
         let mut corpus = Corpus::new();
-        corpus.put(Uuid::from_u128(1), &document("tea with milk", 1.0));
-        corpus.put(Uuid::from_u128(2), &document("tea with milk", 0.0));
-        corpus.put(Uuid::from_u128(3), &document("tea with lemon and honey from the garden", 0.0));
+        corpus.put(memory(1, &document("tea with milk", 1.0)));
+        corpus.put(memory(2, &document("tea with milk", 0.0)));
+        corpus.put(memory(3, &document("tea with lemon and honey from the garden", 0.0)));
         assert_eq!(found(&corpus, "tea milk")[..2], [1, 2]);
         assert_eq!(found(&corpus, "honey tea")[0], 3);
     }
@@ -238,8 +312,8 @@ mod tests {
     #[test]
     fn a_wanted_emotion_comes_first_among_equals() {
         let mut corpus = Corpus::new();
-        corpus.put(Uuid::from_u128(1), &Document { emotion: Some("joy"), ..document("the game", 0.5) });
-        corpus.put(Uuid::from_u128(2), &document("the game", 0.5));
+        corpus.put(memory(1, &Document { emotion: Some("joy"), ..document("the game", 0.5) }));
+        corpus.put(memory(2, &document("the game", 0.5)));
         let hits = corpus.search(&Query::new("game", Some("Joy")), NOW, 5);
         assert_eq!(hits[0].id.as_u128(), 1);
     }
@@ -256,12 +330,16 @@ mod tests {
         #[test]
         fn after_any_history_a_search_sees_exactly_what_is_there(
             steps in prop::collection::vec((0u128..12, prop::option::of("[abc]( [abcd]){0,4}")), 0..60), q in "[abcd]( [abcd]){0,2}",
+            compact_at in prop::option::of(0usize..60),
         ) {
             let mut corpus = Corpus::new();
             let mut truth: HashMap<u128, String> = HashMap::new();
-            for (id, content) in &steps {
+            for (step, (id, content)) in steps.iter().enumerate() {
+                if compact_at == Some(step) {
+                    corpus.compact();
+                }
                 if let Some(content) = content {
-                        corpus.put(Uuid::from_u128(*id), &document(content, 0.5));
+                        corpus.put(memory(*id, &document(content, 0.5)));
                         truth.insert(*id, content.clone());
                     } else {
                         corpus.remove(Uuid::from_u128(*id));
@@ -270,7 +348,7 @@ mod tests {
             }
             let mut fresh = Corpus::new();
             for (id, content) in &truth {
-                fresh.put(Uuid::from_u128(*id), &document(content, 0.5));
+                fresh.put(memory(*id, &document(content, 0.5)));
             }
             let query = Query::new(&q, None);
             prop_assert_eq!(corpus.search(&query, NOW, 100), fresh.search(&query, NOW, 100));

@@ -1,27 +1,30 @@
 //! A query, analysed once.
 
-use super::analysis;
+use std::collections::HashSet;
 
-/// What is looked for.
+use super::{analysis, lexical::Term};
+
+/// The terms and the preference of a search.
 #[derive(Clone, Debug)]
 pub struct Query {
-    terms: Vec<String>,
+    terms: Vec<Term>,
     emotion: Option<String>,
 }
 
 impl Query {
     /// Analyses a query's text as contents are analysed. A word that is said twice counts once.
     pub fn new(text: &str, emotion: Option<&str>) -> Self {
-        let mut terms = Vec::new();
+        let (mut terms, mut known) = (Vec::new(), HashSet::new());
         analysis::terms(text, |term| {
-            if !terms.iter().any(|known| known == term) {
-                terms.push(term.to_owned());
+            let term = Term::new(term);
+            if known.insert(term) {
+                terms.push(term);
             }
         });
         Self { terms, emotion: emotion.map(|word| word.trim().to_lowercase()) }
     }
 
-    pub(super) fn terms(&self) -> &[String] {
+    pub(super) fn terms(&self) -> &[Term] {
         &self.terms
     }
 

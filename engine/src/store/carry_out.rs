@@ -12,9 +12,9 @@ use uuid::Uuid;
 use super::{
     Access, Caller, Once, Reason, Store, StoreError, TenantTx, What, Write, Written,
     answers::Given,
-    rows::{Insert, Known},
+    rows::{Before, Insert, Known},
 };
-use crate::memory::{AnchoredScore, LastWrite, NewMemory, Patch, Standing, Zone};
+use crate::memory::{AnchoredScore, LastWrite, NewMemory, Patch, Standing, Zone, whole_microseconds};
 
 /// An operation, and who asks for it.
 #[derive(Clone, Copy)]
@@ -49,6 +49,8 @@ struct Turn<'a> {
     clock: Option<OffsetDateTime>,
     /// The memories that the operations name, as they are after what was carried out so far.
     known: HashMap<Uuid, Known>,
+    /// When memories that are to be stored were removed last.
+    removed: HashMap<Uuid, OffsetDateTime>,
     given: HashMap<String, Given>,
     to_keep: Vec<(&'a Once, Written)>,
     /// Stored by the next statement, before anything else is done.
@@ -68,11 +70,12 @@ impl<'a> Turn<'a> {
             asked.iter().filter_map(|one| one.write.once.as_ref()).map(|once| once.id.as_str()).collect();
         let given = if names.is_empty() { HashMap::new() } else { tx.answers(&names).await? };
         let ids: Vec<Uuid> = asked.iter().filter_map(|one| one.write.what.concerns()).collect();
-        let (clock, known) = if ids.is_empty() {
-            (None, HashMap::new())
+        let (clock, known, removed) = if ids.is_empty() {
+            (None, HashMap::new(), HashMap::new())
         } else {
-            let (clock, known) = tx.known(&ids).await?;
-            (Some(clock), known)
+            let new: Vec<Uuid> = asked.iter().filter_map(|one| one.write.stores()).collect();
+            let Before { clock, known, removed } = tx.before(&ids, &new).await?;
+            (Some(clock), known, removed)
         };
         let usage = tx.usage();
         Ok(Self {
@@ -80,6 +83,7 @@ impl<'a> Turn<'a> {
             now: OffsetDateTime::now_utc(),
             clock,
             known,
+            removed,
             given,
             to_keep: Vec::new(),
             pending: Vec::new(),
@@ -122,6 +126,12 @@ impl<'a> Turn<'a> {
         if memory.id.is_some_and(|id| self.known.contains_key(&id)) {
             return Ok(Err(StoreError::IdTaken));
         }
+        let removed = memory.id.and_then(|id| Some((id, *self.removed.get(&id)?)));
+        if let (Some((id, removed)), Some(at)) = (removed, memory.at)
+            && whole_microseconds(at) <= removed
+        {
+            return Ok(Ok(Written::not(id, Reason::Removed)));
+        }
         if self.limit >= 0 && self.memories >= self.limit {
             let next_tier = match &self.next_tier {
                 Some(known) => known.clone(),
@@ -139,7 +149,7 @@ impl<'a> Turn<'a> {
             let last_write = LastWrite::first(memory.at, agent, clock);
             self.known.insert(id, Known { importance: memory.importance, zone, score: anchored, last_write });
         }
-        let at = memory.at.map(crate::memory::whole_microseconds);
+        let at = memory.at.map(whole_microseconds);
         self.pending.push(Insert { id, memory, agent, key: caller.key, zone, score: anchored, at });
         self.memories += 1;
         let seq = self.tx.seq() + self.pending.len() as i64;
@@ -184,6 +194,7 @@ impl<'a> Turn<'a> {
             return Ok(Written::not(id, Reason::Removed));
         }
         self.memories -= 1;
+        self.removed.extend(self.clock.map(|clock| (id, clock)));
         Ok(Written { id, zone: None, score: None, seq: Some(self.tx.seq()), reason: None, replayed: false })
     }
 

@@ -1,10 +1,12 @@
 //! The tenant's change log.
 
+use std::collections::HashMap;
+
 use sqlx::{Row as _, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{StoreError, TenantTx, sql};
+use super::{StoreError, TenantTx, memories::memory_bytes, sql};
 
 /// One entry of the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,5 +81,24 @@ impl TenantTx {
         .fetch_all(&mut *self.tx)
         .await
         .map_err(StoreError::while_("read the change log"))
+    }
+
+    /// Tells about how many bytes those of the memories that are there take as JSON, without reading their contents.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn sizes(&mut self, ids: &[Uuid]) -> Result<HashMap<Uuid, usize>, StoreError> {
+        let rows = sql(concat!(
+            "SELECT m.id, ",
+            memory_bytes!(),
+            " FROM stellar.memories m WHERE m.user_id = $1 AND m.id = ANY ($2::uuid[])"
+        ))
+        .bind(self.tenant)
+        .bind(ids)
+        .try_map(|row: PgRow| Ok((row.try_get(0)?, row.try_get::<i32, _>(1)? as usize)))
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(StoreError::while_("measure memories"))?;
+        Ok(rows.into_iter().collect())
     }
 }

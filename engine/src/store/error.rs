@@ -39,6 +39,12 @@ pub enum StoreError {
         #[source]
         source: Arc<sqlx::Error>,
     },
+    /// The tenant's memories need more index memory than one tenant may have.
+    #[error("the index of the tenant would be larger than {limit} bytes")]
+    IndexTooLarge {
+        /// Bytes that it may have.
+        limit: usize,
+    },
     /// Too many operations of this tenant wait already.
     #[error("too many operations wait")]
     Overloaded,

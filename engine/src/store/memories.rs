@@ -1,11 +1,12 @@
 //! Memories: fetched, listed, counted.
 
+use serde_json::value::RawValue;
 use sqlx::{Row as _, postgres::PgRow, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{StoreError, TenantTx, sql};
-use crate::memory::{AnchoredScore, LastWrite, Memory, Zone};
+use crate::memory::{AnchoredScore, LastWrite, Memory, Metadata, Zone};
 
 macro_rules! memory_columns {
     () => {
@@ -15,11 +16,41 @@ macro_rules! memory_columns {
 }
 pub(super) use memory_columns;
 
+/// About the bytes of a memory as JSON: its texts, and as much as names and numbers take. The length of a content is known
+/// without reading it.
+macro_rules! memory_bytes {
+    () => {
+        "(600 + octet_length(m.content) + octet_length(m.metadata::text) \
+         + octet_length(concat(m.session, m.speaker, m.source, m.emotion)))"
+    };
+}
+pub(super) use memory_bytes;
+
 /// The zone that a client sees, as [`Memory::zone_at`] has it: `$2::real[]` are the lower bounds of core to belt now.
 macro_rules! zone_now {
     () => {
         "greatest(m.zone, CASE WHEN m.total_score >= ($2::real[])[1] THEN 0 WHEN m.total_score >= ($2::real[])[2] THEN 1 \
          WHEN m.total_score >= ($2::real[])[3] THEN 2 WHEN m.total_score >= ($2::real[])[4] THEN 3 ELSE 4 END)"
+    };
+}
+
+/// Rows for the index that fulfil a condition, as long as those before them do not fill `$3` bytes. The length of a text is
+/// known without reading it.
+macro_rules! index_rows {
+    ($condition:literal) => {
+        concat!(
+            "SELECT r.id, r.content, r.session, r.speaker, r.occurred_at, r.emotion, r.total_score
+             FROM (
+                 SELECT p.*, sum(octet_length(p.content)) OVER (ORDER BY p.id ROWS UNBOUNDED PRECEDING) AS filled
+                 FROM (
+                     SELECT m.id, m.content, m.session, m.speaker, m.occurred_at, m.emotion, m.total_score
+                     FROM stellar.memories m WHERE m.user_id = $1 AND ",
+            $condition,
+            "
+                 ) p
+             ) r
+             WHERE r.filled - octet_length(r.content) < $3 ORDER BY r.id"
+        )
     };
 }
 
@@ -75,12 +106,12 @@ pub struct IndexRow {
 
 /// A row of `memory_columns!`.
 pub(super) fn memory(row: &PgRow) -> Result<Memory, sqlx::Error> {
-    let Json(metadata) = row.try_get("metadata")?;
+    let Json(metadata) = row.try_get::<Json<Box<RawValue>>, _>("metadata")?;
     let zone: i16 = row.try_get("zone")?;
     Ok(Memory {
         id: row.try_get("id")?,
         content: row.try_get("content")?,
-        metadata,
+        metadata: Metadata::stored(metadata),
         session: row.try_get("session")?,
         speaker: row.try_get("speaker")?,
         occurred_at: row.try_get("occurred_at")?,
@@ -213,35 +244,37 @@ impl TenantTx {
         Ok(counts)
     }
 
-    /// A page for building an index, by rising id, of what comes after `after`.
+    /// Reads a page for building an index, by rising id, of what comes after `after`: at most `limit` memories, and none
+    /// after those that fill `bytes` of contents.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn index_page(&mut self, after: Uuid, limit: i64) -> Result<Vec<IndexRow>, StoreError> {
-        sql("SELECT m.id, m.content, m.session, m.speaker, m.occurred_at, m.emotion, m.total_score FROM stellar.memories m
-             WHERE m.user_id = $1 AND m.id > $2 ORDER BY m.id LIMIT $3")
-        .bind(self.tenant)
-        .bind(after)
-        .bind(limit)
-        .try_map(|row: PgRow| index_row(&row))
-        .fetch_all(&mut *self.tx)
-        .await
-        .map_err(StoreError::while_("read memories for the index"))
+    pub async fn index_page(&mut self, after: Uuid, limit: i64, bytes: usize) -> Result<Vec<IndexRow>, StoreError> {
+        sql(index_rows!("m.id > $2 ORDER BY m.id LIMIT $4"))
+            .bind(self.tenant)
+            .bind(after)
+            .bind(bytes as i64)
+            .bind(limit)
+            .try_map(|row: PgRow| index_row(&row))
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(StoreError::while_("read memories for the index"))
     }
 
-    /// Those of the memories that are there, for the index.
+    /// Reads those of the memories that are there, for the index, by rising id, and none after those that fill `bytes` of
+    /// contents.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn index_rows(&mut self, ids: &[Uuid]) -> Result<Vec<IndexRow>, StoreError> {
-        sql("SELECT m.id, m.content, m.session, m.speaker, m.occurred_at, m.emotion, m.total_score FROM stellar.memories m
-             WHERE m.user_id = $1 AND m.id = ANY ($2::uuid[])")
-        .bind(self.tenant)
-        .bind(ids)
-        .try_map(|row: PgRow| index_row(&row))
-        .fetch_all(&mut *self.tx)
-        .await
-        .map_err(StoreError::while_("read memories for the index"))
+    pub async fn index_rows(&mut self, ids: &[Uuid], bytes: usize) -> Result<Vec<IndexRow>, StoreError> {
+        sql(index_rows!("m.id = ANY ($2::uuid[]) ORDER BY m.id"))
+            .bind(self.tenant)
+            .bind(ids)
+            .bind(bytes as i64)
+            .try_map(|row: PgRow| index_row(&row))
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(StoreError::while_("read memories for the index"))
     }
 }
 

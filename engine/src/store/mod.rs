@@ -20,6 +20,7 @@ mod error;
 mod memories;
 mod operation;
 mod orbit;
+mod places;
 mod portability;
 mod rows;
 mod sessions;
@@ -40,13 +41,14 @@ use sessions::Sessions;
 
 pub use audit::{AuditAfter, AuditEntry, AuditPlace};
 pub use changes::{Change, ChangeOp};
-pub use coalesce::{Coalescer, MOST_AT_ONCE, StoreMetrics};
+pub use coalesce::{Coalescer, ImportTurn, MOST_AT_ONCE, MOST_IMPORTS_WAITING, StoreMetrics};
 pub use committed::Committed;
 pub use connect::{Database, follow_url};
 pub use error::StoreError;
 pub use memories::{IndexRow, ListAfter, MemoryPage, TimeAfter};
 pub use operation::{Once, Reason, What, Write, Written};
 pub use orbit::Recalled;
+pub use places::{LineFull, Place, Places};
 pub use portability::{Arrival, Arrived};
 pub use setup::{LocalTenant, SetupError, create_database, set_up};
 
@@ -100,6 +102,8 @@ pub struct Store {
     pool: LoginPool,
     only: Option<TenantId>,
     sessions: Sessions,
+    /// Of transactions; none: one tenant may have as many as there are connections.
+    places: Option<Places>,
     committed: Option<Arc<dyn Committed>>,
 }
 
@@ -111,6 +115,8 @@ pub struct TenantTx {
     /// The number of the last change, those of this transaction included.
     seq: i64,
     committed: Option<(TenantId, Arc<dyn Committed>)>,
+    /// Kept as long as the connection.
+    place: Option<Place>,
 }
 
 /// An unnamed statement: see the module.
@@ -151,7 +157,14 @@ impl Store {
                 })
             });
         let pool = LoginPool::new(options, database.options().clone(), database.file());
-        Self { pool, only, sessions, committed: None }
+        Self { pool, only, sessions, places: None, committed: None }
+    }
+
+    /// Returns the same pool, of which one tenant holds at most `most` connections at one time: its further transactions wait
+    /// without one.
+    #[must_use]
+    pub fn shared_fairly(self, most: u32) -> Self {
+        Self { places: Some(Places::new(most as usize, usize::MAX)), ..self }
     }
 
     /// The same pool; `committed` is told of every write that is committed through it.
@@ -160,7 +173,7 @@ impl Store {
         Self { committed: Some(committed), ..self }
     }
 
-    /// Opens a transaction of the tenant.
+    /// Opens a transaction of the tenant. Waits for as long as the tenant has as many as it may ([`Store::shared_fairly`]).
     ///
     /// # Errors
     /// [`StoreError::NotServedHere`] when the tenant is not served here or the capability is not its own;
@@ -182,11 +195,15 @@ impl Store {
     }
 
     async fn enter(&self, caller: &Caller, access: Access) -> Result<TenantTx, StoreError> {
+        let place = match &self.places {
+            Some(places) => Some(places.take(caller.tenant).await.map_err(|LineFull| StoreError::Overloaded)?),
+            None => None,
+        };
         // In a task of its own: were a client that hangs up to end the wait within BEGIN, sqlx would give the connection
         // back with the transaction open, and the next request would find itself in it.
         let pool = self.pool.clone();
-        let begun = tokio::spawn(async move { pool.begin_with(access.begin()).await });
-        let begun = begun.await.map_err(|_| StoreError::Lost("begin a transaction"))?;
+        let begun = tokio::spawn(async move { (pool.begin_with(access.begin()).await, place) });
+        let (begun, place) = begun.await.map_err(|_| StoreError::Lost("begin a transaction"))?;
         let mut tx = begun.map_err(StoreError::while_("begin a transaction"))?;
         let tenant = caller.tenant.uuid();
         let row = sql("SELECT e.change_seq, e.memory_count, e.memory_limit FROM stellar.enter($1, $2, $3, $4, $5) e")
@@ -204,7 +221,7 @@ impl Store {
         };
         let usage = read().map_err(StoreError::while_("enter a tenant"))?;
         let committed = self.committed.clone().map(|committed| (caller.tenant, committed));
-        Ok(TenantTx { tx, tenant, usage, seq: usage.change_seq, committed })
+        Ok(TenantTx { tx, tenant, usage, seq: usage.change_seq, committed, place })
     }
 
     /// Whether Postgres answers, and serves the tenant of a dedicated engine.
@@ -270,8 +287,9 @@ impl TenantTx {
     /// # Errors
     /// [`StoreError`]; whether it was written is then not known.
     pub async fn commit(self) -> Result<(), StoreError> {
-        let Self { tx, tenant: _, usage, seq, committed } = self;
+        let Self { tx, tenant: _, usage, seq, committed, place } = self;
         tx.commit().await.map_err(StoreError::while_(error::COMMIT))?;
+        drop(place);
         if let Some((tenant, committed)) = committed
             && seq > usage.change_seq
         {

@@ -69,7 +69,7 @@ pub struct Written {
 pub enum Reason {
     /// The memory's last write is later.
     Newer,
-    /// The tenant has no memory of that id (any more).
+    /// The tenant has no memory of that id (any more); or what would be stored is not later than the removal of that id.
     Removed,
 }
 
@@ -79,6 +79,16 @@ impl What {
         match self {
             Self::Store(memory) => memory.id,
             Self::Update { id, .. } | Self::Remove { id, .. } => Some(*id),
+        }
+    }
+}
+
+impl Write {
+    /// The identity that a client gave to a new memory.
+    pub(super) fn stores(&self) -> Option<Uuid> {
+        match &self.what {
+            What::Store(memory) => memory.id,
+            What::Update { .. } | What::Remove { .. } => None,
         }
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Access, Caller, Store, StoreError, TenantTx,
-    memories::{memory, memory_columns},
+    memories::{memory, memory_bytes, memory_columns},
     sql,
 };
 use crate::memory::{Memory, NewMemory, Standing, Zone};
@@ -57,7 +57,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]: nothing was stored. Of a single one: [`StoreError::QuotaReached`].
-    pub async fn import(
+    pub(super) async fn import(
         &self,
         caller: &Caller,
         arrivals: &[Arrival],
@@ -97,19 +97,31 @@ impl Store {
 }
 
 impl TenantTx {
-    /// A page of all memories, by rising id, of what comes after `after`.
+    /// Reads a page of all memories, by rising id, of what comes after `after`: at most `limit`, and none after those that fill
+    /// `bytes`. At the end, an empty one.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn export_page(&mut self, after: Uuid, limit: i64) -> Result<Vec<Memory>, StoreError> {
+    pub async fn export_page(&mut self, after: Uuid, limit: i64, bytes: usize) -> Result<Vec<Memory>, StoreError> {
         sql(concat!(
             "SELECT ",
             memory_columns!(),
-            " FROM stellar.memories m WHERE m.user_id = $1 AND m.id > $2 ORDER BY m.id LIMIT $3"
+            " FROM (
+                 SELECT s.*, sum(s.size) OVER (ORDER BY s.id ROWS UNBOUNDED PRECEDING) AS filled
+                 FROM (
+                     SELECT ",
+            memory_columns!(),
+            ", ",
+            memory_bytes!(),
+            " AS size FROM stellar.memories m WHERE m.user_id = $1 AND m.id > $2 ORDER BY m.id LIMIT $3
+                 ) s
+             ) m
+             WHERE m.filled - m.size < $4 ORDER BY m.id"
         ))
         .bind(self.tenant)
         .bind(after)
         .bind(limit)
+        .bind(bytes as i64)
         .try_map(|row: PgRow| memory(&row))
         .fetch_all(&mut *self.tx)
         .await

@@ -31,6 +31,16 @@ pub(super) struct Known {
     pub(super) last_write: LastWrite,
 }
 
+/// What is there before writes are decided.
+pub(super) struct Before {
+    /// The database's clock.
+    pub(super) clock: OffsetDateTime,
+    /// The memories that are there.
+    pub(super) known: HashMap<Uuid, Known>,
+    /// When memories were removed last, as far as the log reaches back.
+    pub(super) removed: HashMap<Uuid, OffsetDateTime>,
+}
+
 fn known(row: &PgRow) -> Result<Known, sqlx::Error> {
     let zone: i16 = row.try_get("zone")?;
     Ok(Known {
@@ -59,25 +69,39 @@ impl TenantTx {
         Ok(())
     }
 
-    /// The database's clock, and those of the memories that are there.
-    pub(super) async fn known(&mut self, ids: &[Uuid]) -> Result<(OffsetDateTime, HashMap<Uuid, Known>), StoreError> {
+    /// Reads what decides about writes of the memories `ids`, and about storing `new` ones of them.
+    pub(super) async fn before(&mut self, ids: &[Uuid], new: &[Uuid]) -> Result<Before, StoreError> {
         let read = StoreError::while_("look at what is to be written");
-        let rows = sql("SELECT c.now, m.id, m.importance, m.zone, m.total_score, m.written_at, m.written_by
+        let rows = sql("SELECT c.now AS at, m.id, m.importance, m.zone, m.total_score, m.written_at, m.written_by,
+                            false AS is_removal
                         FROM (SELECT clock_timestamp() AS now) c
-                        LEFT JOIN stellar.memories m ON m.user_id = $1 AND m.id = ANY ($2::uuid[])")
+                        LEFT JOIN stellar.memories m ON m.user_id = $1 AND m.id = ANY ($2::uuid[])
+                        UNION ALL
+                        SELECT max(f.at), f.memory_id, NULL, NULL, NULL, NULL, NULL, true
+                        FROM stellar.changes f
+                        WHERE f.user_id = $1 AND f.memory_id = ANY ($3::uuid[]) AND f.op = 'forget'
+                        GROUP BY f.memory_id")
         .bind(self.tenant)
         .bind(ids)
+        .bind(new)
         .fetch_all(&mut *self.tx)
         .await;
         rows.and_then(|rows| {
-            let clock = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get("now")?;
-            let mut found = HashMap::with_capacity(rows.len());
+            let (mut clock, mut known_ones, mut removed) = (None, HashMap::new(), HashMap::new());
             for row in &rows {
-                if let Some(id) = row.try_get::<Option<Uuid>, _>("id")? {
-                    found.insert(id, known(row)?);
+                let (id, at) = (row.try_get::<Option<Uuid>, _>("id")?, row.try_get("at")?);
+                match (row.try_get("is_removal")?, id) {
+                    (true, Some(id)) => drop(removed.insert(id, at)),
+                    (true, None) => {}
+                    (false, id) => {
+                        clock = Some(at);
+                        if let Some(id) = id {
+                            known_ones.insert(id, known(row)?);
+                        }
+                    }
                 }
             }
-            Ok((clock, found))
+            Ok(Before { clock: clock.ok_or(sqlx::Error::RowNotFound)?, known: known_ones, removed })
         })
         .map_err(read)
     }

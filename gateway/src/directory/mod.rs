@@ -8,7 +8,7 @@ mod load;
 mod refresh;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 pub use refresh::Refresher;
 
-use crate::limit::Limiter;
+use crate::limit::{Limiter, Rates};
 
 /// A tenant as requests need it. Holds a capability, so no `Debug`.
 pub struct Tenant {
@@ -44,8 +44,10 @@ pub struct Tenant {
     pub socket_messages_per_second: u32,
     /// What the engine shows to Postgres; marked sensitive.
     pub capability: HeaderValue,
-    /// What is left of its rate here. Survives reloads.
-    pub limiter: Arc<Limiter>,
+    /// Of which generation the capability is.
+    pub capability_generation: i32,
+    /// What is left of its rates here. Survives reloads.
+    pub rates: Arc<Rates>,
 }
 
 /// Where a tenant's requests go.
@@ -128,6 +130,7 @@ pub struct Directory {
     asks: mpsc::Sender<Ask>,
     made: Instant,
     searches: Limiter,
+    max_age: Duration,
 }
 
 /// A wish to the refresher.
@@ -152,13 +155,16 @@ pub struct Size {
     pub keys: usize,
 }
 
+/// Tenants that a reload changes while it holds the lock.
+const UPSERTS_PER_LOCK: usize = 256;
 const SEARCH_TIMEOUT: Duration = Duration::from_millis(500);
 const SEARCHES_PER_MINUTE: u32 = 6000;
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Directory {
     /// An empty directory and the wishes that its refresher has to read.
-    pub(crate) fn new(master_key: MasterKey) -> (Arc<Self>, mpsc::Receiver<Ask>) {
+    /// `max_age`: see [`is_too_old`](Self::is_too_old); zero for no bound.
+    pub(crate) fn new(master_key: MasterKey, max_age: Duration) -> (Arc<Self>, mpsc::Receiver<Ask>) {
         let (asks, wishes) = mpsc::channel(1024);
         let directory = Self {
             tables: RwLock::default(),
@@ -168,13 +174,14 @@ impl Directory {
             asks,
             made: Instant::now(),
             searches: Limiter::default(),
+            max_age,
         };
         (Arc::new(directory), wishes)
     }
 
     /// A loaded directory of given rows that nothing refreshes: for tests.
     pub fn fixed(master_key: MasterKey, rows: Rows) -> Arc<Self> {
-        let (directory, _) = Self::new(master_key);
+        let (directory, _) = Self::new(master_key, Duration::ZERO);
         directory.replace_all(rows);
         directory
     }
@@ -182,7 +189,7 @@ impl Directory {
     /// A loaded directory that learns other rows when it is first asked to verify a tenant, as long as the future is
     /// polled: for tests.
     pub fn corrected(master_key: MasterKey, rows: Rows, later: Rows) -> (Arc<Self>, impl Future<Output = ()> + Send) {
-        let (directory, mut wishes) = Self::new(master_key);
+        let (directory, mut wishes) = Self::new(master_key, Duration::ZERO);
         directory.replace_all(rows);
         let (corrected, mut later) = (directory.clone(), Some(later));
         let refresher = async move {
@@ -196,6 +203,15 @@ impl Directory {
             }
         };
         (directory, refresher)
+    }
+
+    /// An empty, loaded directory to which notices arrive, and the wishes that nobody reads for it: for tests.
+    #[cfg(test)]
+    pub(crate) fn listening(master_key: MasterKey) -> (Arc<Self>, mpsc::Receiver<Ask>) {
+        let (directory, wishes) = Self::new(master_key, Duration::ZERO);
+        directory.replace_all(Rows::default());
+        directory.set_freshness(Freshness::Current);
+        (directory, wishes)
     }
 
     /// Whether the tables were loaded once.
@@ -256,74 +272,140 @@ impl Directory {
         }
     }
 
+    /// Returns true when changes may have been missed for so long that nobody knows which keys still count.
+    pub fn is_too_old(&self) -> bool {
+        self.max_age > Duration::ZERO && self.age() > self.max_age
+    }
+
     fn set_freshness(&self, freshness: Freshness) {
         *self.freshness.write().unwrap_or_else(PoisonError::into_inner) = freshness;
     }
 
-    /// Puts new tables in the place of the old ones. Limiters of tenants that stay are kept.
-    pub fn replace_all(&self, rows: Rows) {
-        let mut fresh = Tables::default();
-        {
-            let old = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-            self.insert(&mut fresh, rows, |id| old.tenants.get(&id).map(|entry| entry.tenant.limiter.clone()));
-        }
-        // The old tables are freed after the lock is.
-        let old = std::mem::replace(&mut *self.tables.write().unwrap_or_else(PoisonError::into_inner), fresh);
-        drop(old);
+    /// Makes the tables what the rows say. What did not change stays as it is: a reload of very many tenants costs the memory of
+    /// their rows for a moment, and holds the lock for a few tenants at a time.
+    pub fn replace_all(&self, mut rows: Rows) {
+        rows.tenants.sort_unstable_by_key(|row| row.id);
+        let there: Vec<TenantId> = rows.tenants.iter().map(|row| row.id).collect();
+        self.upsert(rows);
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let Tables { tenants, keys } = &mut *tables;
+        tenants.retain(|id, entry| {
+            let stays = there.binary_search(id).is_ok();
+            if !stays {
+                entry.keys.iter().for_each(|hash| drop(keys.remove(hash)));
+            }
+            stays
+        });
+        drop(tables);
         self.loaded.store(true, Ordering::Release);
     }
 
     /// Puts the rows of some tenants in the place of what was known of them; who has no row is not served any more.
     pub fn replace_some(&self, ids: &[TenantId], rows: Rows) {
+        let there: HashSet<TenantId> = rows.tenants.iter().map(|row| row.id).collect();
+        self.upsert(rows);
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        let mut limiters = HashMap::new();
-        for id in ids {
+        for id in ids.iter().filter(|id| !there.contains(id)) {
             let Some(entry) = tables.tenants.remove(id) else { continue };
-            for hash in entry.keys {
-                tables.keys.remove(&hash);
-            }
-            limiters.insert(*id, entry.tenant.limiter.clone());
+            entry.keys.iter().for_each(|hash| drop(tables.keys.remove(hash)));
         }
-        self.insert(&mut tables, rows, |id| limiters.remove(&id));
     }
 
-    fn insert(&self, tables: &mut Tables, rows: Rows, mut limiter: impl FnMut(TenantId) -> Option<Arc<Limiter>>) {
-        for row in rows.tenants {
-            let TenantRow {
-                id,
-                tier,
-                target,
-                suspended,
-                requests_per_minute,
-                max_sockets,
-                socket_messages_per_second,
-                capability_generation,
-            } = row;
-            let capability = self.master_key.capability(id, capability_generation);
-            // Hex digits are always a valid value.
-            let Ok(mut capability) = HeaderValue::try_from(capability.expose()) else { continue };
-            capability.set_sensitive(true);
-            let limiter = limiter(id).unwrap_or_default();
-            let tier = tier.into();
-            let tenant = Tenant {
-                id,
-                tier,
-                target,
-                suspended,
-                requests_per_minute,
-                max_sockets,
-                socket_messages_per_second,
-                capability,
-                limiter,
-            };
-            tables.tenants.insert(id, Entry { tenant: Arc::new(tenant), keys: Vec::new() });
-        }
-        for (hash, holder) in rows.keys {
-            if let Some(entry) = tables.tenants.get_mut(&holder.tenant) {
-                entry.keys.push(hash);
-                tables.keys.insert(hash, holder);
+    fn upsert(&self, rows: Rows) {
+        let Rows { tenants, mut keys } = rows;
+        keys.sort_unstable_by_key(|(_, holder)| holder.tenant);
+        let mut tenants = tenants.into_iter().peekable();
+        while tenants.peek().is_some() {
+            let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+            for row in tenants.by_ref().take(UPSERTS_PER_LOCK) {
+                let id = row.id;
+                let first = keys.partition_point(|(_, holder)| holder.tenant < id);
+                let own = keys[first..].iter().take_while(|(_, holder)| holder.tenant == id);
+                tables.upsert(&self.master_key, row, own);
             }
         }
+    }
+}
+
+impl Tables {
+    fn upsert<'a>(
+        &mut self,
+        master_key: &MasterKey,
+        row: TenantRow,
+        keys: impl Iterator<Item = &'a (ApiKeyHash, KeyHolder)> + Clone,
+    ) {
+        let id = row.id;
+        if !self.tenants.get(&id).is_some_and(|entry| entry.tenant.agrees_with(&row)) {
+            let (rates, known) = match self.tenants.remove(&id) {
+                Some(Entry { tenant, keys }) => (tenant.rates.clone(), keys),
+                None => (Arc::default(), Vec::new()),
+            };
+            let Some(tenant) = Tenant::of(row, master_key, rates) else {
+                known.iter().for_each(|hash| drop(self.keys.remove(hash)));
+                return;
+            };
+            self.tenants.insert(id, Entry { tenant: Arc::new(tenant), keys: known });
+        }
+        let Some(entry) = self.tenants.get_mut(&id) else { return };
+        for gone in entry.keys.iter().filter(|known| keys.clone().all(|(hash, _)| hash != *known)) {
+            self.keys.remove(gone);
+        }
+        entry.keys.clear();
+        for (hash, holder) in keys {
+            entry.keys.push(*hash);
+            self.keys.insert(*hash, holder.clone());
+        }
+    }
+}
+
+impl Tenant {
+    fn of(row: TenantRow, master_key: &MasterKey, rates: Arc<Rates>) -> Option<Self> {
+        let TenantRow {
+            id,
+            tier,
+            target,
+            suspended,
+            requests_per_minute,
+            max_sockets,
+            socket_messages_per_second,
+            capability_generation,
+        } = row;
+        // Hex digits are always a valid value.
+        let mut capability = HeaderValue::try_from(master_key.capability(id, capability_generation).expose()).ok()?;
+        capability.set_sensitive(true);
+        Some(Self {
+            id,
+            tier: tier.into(),
+            target,
+            suspended,
+            requests_per_minute,
+            max_sockets,
+            socket_messages_per_second,
+            capability,
+            capability_generation,
+            rates,
+        })
+    }
+
+    fn agrees_with(&self, row: &TenantRow) -> bool {
+        let TenantRow {
+            id,
+            tier,
+            target,
+            suspended,
+            requests_per_minute,
+            max_sockets,
+            socket_messages_per_second,
+            capability_generation,
+        } = row;
+        self.id == *id
+            && *self.tier == **tier
+            && self.target == *target
+            && self.suspended == *suspended
+            && self.requests_per_minute == *requests_per_minute
+            && self.max_sockets == *max_sockets
+            && self.socket_messages_per_second == *socket_messages_per_second
+            && self.capability_generation == *capability_generation
     }
 }
 
@@ -362,18 +444,36 @@ mod tests {
             Rows { tenants: vec![row(a, "free"), row(b, "free")], keys: vec![(key_a, holder(a)), (key_b, holder(b))] };
         let directory = Directory::fixed(MasterKey::generate(), rows);
         let before = directory.find(a).expect("known");
-        before.limiter.decide(Duration::ZERO, 60);
+        before.rates.requests.decide(Duration::ZERO, 60);
 
         directory.replace_some(&[a], Rows { tenants: vec![row(a, "pro")], keys: vec![(new_key_a, holder(a))] });
         assert!(directory.find_key(&key_a).is_none(), "a revoked key is gone");
         let (after, _) = directory.find_key(&new_key_a).expect("the new key counts");
         assert_eq!(&*after.tier, "pro");
-        assert!(Arc::ptr_eq(&before.limiter, &after.limiter));
+        assert!(Arc::ptr_eq(&before.rates, &after.rates));
         assert!(directory.find_key(&key_b).is_some());
 
         directory.replace_some(&[a], Rows::default());
         assert!(directory.find(a).is_none() && directory.find_key(&new_key_a).is_none());
         assert_eq!((directory.size().tenants, directory.size().keys), (1, 1));
+    }
+
+    #[test]
+    fn full_reload_keeps_unchanged_tenants_and_drops_others() {
+        let (a, b, c) = (id(), id(), id());
+        let keys: Vec<ApiKeyHash> = (0..4).map(|_| ApiKey::generate().hash()).collect();
+        let rows = |tenants: &[TenantId], keys: &[(ApiKeyHash, TenantId)]| Rows {
+            tenants: tenants.iter().map(|id| row(*id, "free")).collect(),
+            keys: keys.iter().map(|(hash, tenant)| (*hash, holder(*tenant))).collect(),
+        };
+        let first = rows(&[a, b], &[(keys[0], a), (keys[1], a), (keys[2], b)]);
+        let directory = Directory::fixed(MasterKey::generate(), first);
+        let before = directory.find(a).expect("known");
+        directory.replace_all(rows(&[a, c], &[(keys[0], a), (keys[3], c)]));
+        assert!(Arc::ptr_eq(&before, &directory.find(a).expect("still known")));
+        assert!(directory.find(b).is_none());
+        let known: Vec<bool> = keys.iter().map(|hash| directory.find_key(hash).is_some()).collect();
+        assert_eq!(known, [true, false, false, true]);
     }
 
     #[test]

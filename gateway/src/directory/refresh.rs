@@ -48,8 +48,8 @@ pub struct Refresher {
 impl Refresher {
     /// An empty directory and its refresher, which has to be run.
     pub fn new(master_key: MasterKey, pool: LoginPool, metrics: Arc<Metrics>, times: &Times) -> (Arc<Directory>, Self) {
-        let (directory, wishes) = Directory::new(master_key);
-        let Times { full_reload_interval: full_interval, notice_pause, .. } = *times;
+        let Times { full_reload_interval: full_interval, notice_pause, directory_max_age, .. } = *times;
+        let (directory, wishes) = Directory::new(master_key, directory_max_age);
         (directory.clone(), Self { directory, wishes, pool, metrics, full_interval, notice_pause })
     }
 

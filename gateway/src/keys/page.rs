@@ -36,6 +36,10 @@ impl Cursor for KeyAfter {
         let (micros, id) = text.split_at_checked(16)?;
         let micros = i64::from_str_radix(micros, 16).ok()?;
         let created_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).ok()?;
+        // Postgres holds no instant before the year -4713.
+        if created_at.year() < 1 {
+            return None;
+        }
         Some(Self { created_at, id: Uuid::try_parse(id).ok()? })
     }
 }
@@ -94,7 +98,8 @@ mod tests {
         let created_at = OffsetDateTime::from_unix_timestamp_nanos(1_790_000_000_123_456_000).expect("a time");
         let after = KeyAfter { created_at, id: Uuid::new_v4() };
         assert_eq!(KeyAfter::parse(&after.encode()), Some(after));
-        for rubbish in ["", "0", &"g".repeat(48), "ä"] {
+        let before_postgres = format!("-2f0000000000000{}", after.id.simple());
+        for rubbish in ["", "0", &"g".repeat(48), "ä", &before_postgres] {
             assert_eq!(KeyAfter::parse(rubbish), None, "{rubbish}");
         }
         assert_eq!(AgentAfter::parse("agent-7"), Some(AgentAfter("agent-7".to_owned())));

@@ -189,6 +189,9 @@ fn detail(kind: ProblemType) -> &'static str {
         ProblemType::InvalidApiKey => "The API key is malformed, unknown, revoked or expired.",
         ProblemType::TenantSuspended => "The tenant is suspended; its memories are kept.",
         ProblemType::MemoryQuotaReached => "1000 of 1000 memories are used: forget some, or change to the tier pro",
+        ProblemType::IndexLimitReached => {
+            "the memories of this tenant need an index of more than 128 MiB, so they cannot be recalled here"
+        }
         ProblemType::KeyQuotaReached => "5 of 5 API keys are used. Revoke one, or move to a larger tier.",
         ProblemType::OriginNotAllowed => "Pages of this origin may not open a socket.",
         ProblemType::NotFound => "There is no such thing.",
@@ -202,6 +205,9 @@ fn detail(kind: ProblemType) -> &'static str {
         ProblemType::UpgradeRequired => "Ask for it as a WebSocket.",
         ProblemType::NotServedHere => "this engine does not serve the tenant now",
         ProblemType::RateLimited => "The tier's requests a minute are used up. Wait as Retry-After says.",
+        ProblemType::TooManySockets => {
+            "the tenant has 5 sockets and event streams open here, as many as it may: close some, or take a larger tier."
+        }
         ProblemType::Internal => "The fault is ours. Report it with the X-Request-Id of this answer.",
         ProblemType::BadGateway => "The memory engine broke off.",
         ProblemType::Unavailable => "The memory engine cannot be reached just now. Try again in a second.",

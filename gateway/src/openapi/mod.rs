@@ -38,14 +38,14 @@ pub(crate) struct ServerSentEvent {
 ///
 /// Each event `change` has its number as `id` and as `data` the frame `change` of `docs/sync.md`: `seq`, `op`, `id` of the
 /// memory, `agent`, `at` and the memory itself. One event `resync` says that the log does not reach back that far: read
-/// everything anew.
+/// everything anew. A stream counts as one of the tenant's sockets.
 #[utoipa::path(get, path = "/api/v1/events", tag = "changes", operation_id = "events", params(
     ("since" = Option<i64>, Query, minimum = 0, description = "The number of the last change that is known"),
     ("Last-Event-ID" = Option<i64>, Header, minimum = 0, description = "The same, as browsers send it when they reconnect"),
 ), responses(
     (status = 200, description = "Events, as long as the client listens: the schema is of each", body = ServerSentEvent, content_type = "text/event-stream",
         example = json!("id: 42\nevent: change\ndata: {\"type\":\"change\",\"seq\":42,\"op\":\"remove\",\"id\":\"0198a3c4-7b1e-7c11-8f00-2d6c2f1e9a01\",\"agent\":\"planner\",\"at\":\"2026-03-01T09:30:00Z\"}\n\n")),
-))]
+), extensions(("x-problems" = json!(["too-many-sockets"]))))]
 #[allow(dead_code)]
 fn events() {}
 

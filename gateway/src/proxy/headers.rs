@@ -108,7 +108,8 @@ mod tests {
             max_sockets: Some(5),
             socket_messages_per_second: 10,
             capability: sensitive(&capability),
-            limiter: Arc::default(),
+            capability_generation: 1,
+            rates: Arc::default(),
         };
         Caller {
             tenant: Arc::new(tenant),

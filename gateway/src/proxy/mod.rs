@@ -27,6 +27,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use tenancy::OPERATIONS_HEADER;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -36,15 +37,16 @@ use uuid::Uuid;
 use crate::{
     auth::Caller,
     config::Times,
-    directory::{Directory, Target},
+    directory::{Directory, KeyHolder, Target, Tenant},
     encoding::{Decoders, decoded, decoded_whole},
     error::{Error, chain},
     metrics::Metrics,
-    router::{Answer, Repeat, Route},
+    router::{Answer, Repeat, Route, number},
 };
 use body::Outgoing;
 use resolve::Resolver;
 
+const OPERATIONS: HeaderName = HeaderName::from_static(OPERATIONS_HEADER);
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// An address that refused is asked last for this long.
 const SUSPECT_FOR: Duration = Duration::from_secs(2);
@@ -57,6 +59,8 @@ const BODY_IDLE: Duration = Duration::from_secs(30);
 const FOLLOWER_PING: Duration = Duration::from_secs(5);
 /// The caller of a download is looked at this often.
 const DOWNLOAD_CHECK: Duration = Duration::from_secs(1);
+/// Bytes of an answer that wait here for a client to read them; no smaller than the head of an answer.
+const ANSWER_BUFFER_BYTES: usize = 64 * 1024;
 const POOL_IDLE: Duration = Duration::from_secs(30);
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_MOST: Duration = Duration::from_millis(400);
@@ -109,6 +113,7 @@ impl Proxy {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(256)
+            .http1_max_buf_size(ANSWER_BUFFER_BYTES)
             .build(connector.clone());
         let follower = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -132,6 +137,14 @@ impl Proxy {
     /// # Errors
     /// Whatever keeps the engine's answer from the client; the engine's own errors are answers.
     pub async fn pass(&self, passing: Passing<'_>) -> Result<Response<Body>, Error> {
+        self.pass_counted(passing).await.map(|(answer, _)| answer)
+    }
+
+    /// The same, with the number of operations that the engine found in the request; 0 where it counts none.
+    ///
+    /// # Errors
+    /// As [`Self::pass`].
+    pub async fn pass_counted(&self, passing: Passing<'_>) -> Result<(Response<Body>, u64), Error> {
         let Passing { mut caller, route, mut parts, body, request_id } = passing;
         let started = Instant::now();
         let deadline = started + route.time.of(&self.times);
@@ -181,7 +194,10 @@ impl Proxy {
                     refused.clear();
                     looking_until = Instant::now() + self.times.retry_budget;
                 }
-                Ok(Ok(answer)) => return Ok(self.answer(answer, route, caller)),
+                Ok(Ok(answer)) => {
+                    let operations = number(answer.headers(), &OPERATIONS);
+                    return Ok((self.answer(answer, route, caller), operations));
+                }
                 Ok(Err(error)) => {
                     if let Some(fault) = body.fault() {
                         return Err(fault);
@@ -250,9 +266,10 @@ impl Proxy {
 async fn download_end(directory: Arc<Directory>, caller: Caller) {
     let counts = || {
         let now = OffsetDateTime::now_utc();
-        directory
-            .find_key(&caller.key_hash)
-            .is_some_and(|(tenant, holder)| !tenant.suspended && holder.expires_at.is_none_or(|end| end > now))
+        let counts = |(tenant, holder): (Arc<Tenant>, KeyHolder)| {
+            !tenant.suspended && holder.expires_at.is_none_or(|end| end > now)
+        };
+        !directory.is_too_old() && directory.find_key(&caller.key_hash).is_some_and(counts)
     };
     while counts() {
         sleep(DOWNLOAD_CHECK).await;

@@ -6,7 +6,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -28,6 +28,15 @@ pub(super) struct Activity {
     multiplexed: AtomicBool,
     /// The last request's body was not read to its end, so the client may still be writing.
     unread: AtomicBool,
+    /// Answers over HTTP/2, where a client may stop reading one of many while the connection itself does not stall.
+    answers: Mutex<Vec<Weak<Held>>>,
+}
+
+/// How long a client has not taken what comes next of an answer.
+#[derive(Default)]
+struct Held {
+    /// Milliseconds since the connection was opened, plus one; 0 while the answer waits for its source.
+    since: AtomicU64,
 }
 
 /// What to do with a connection.
@@ -39,6 +48,8 @@ pub(super) enum Judgement {
     Idle,
     /// A head does not come to its end: cut it off.
     Stalled,
+    /// An answer is not read: cut it off.
+    Unread,
 }
 
 impl Activity {
@@ -51,6 +62,7 @@ impl Activity {
             begun: AtomicBool::new(true),
             multiplexed: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            answers: Mutex::default(),
         })
     }
 
@@ -70,7 +82,26 @@ impl Activity {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         self.begun.store(false, Ordering::Release);
         self.multiplexed.store(multiplexed, Ordering::Relaxed);
-        InFlight(self.clone())
+        let held = multiplexed.then(|| {
+            let held = Arc::new(Held::default());
+            self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&held));
+            held
+        });
+        InFlight { activity: self.clone(), held }
+    }
+
+    /// Whether a client has not taken what comes next of one of its answers for so long.
+    fn is_held(&self, write_timeout: Duration) -> bool {
+        let now = self.opened.elapsed();
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_held = false;
+        answers.retain(|answer| {
+            let Some(answer) = answer.upgrade() else { return false };
+            let since = answer.since.load(Ordering::Relaxed);
+            is_held |= since > 0 && now.saturating_sub(Duration::from_millis(since)) >= write_timeout;
+            true
+        });
+        is_held
     }
 
     /// Whether a client may still be writing a body that nobody reads.
@@ -78,10 +109,10 @@ impl Activity {
         self.unread.load(Ordering::Acquire)
     }
 
-    /// What the connection deserves now.
-    pub(super) fn judge(&self, header_timeout: Duration, keep_alive: Duration) -> Judgement {
+    /// Decides what the connection deserves now.
+    pub(super) fn judge(&self, header_timeout: Duration, keep_alive: Duration, write_timeout: Duration) -> Judgement {
         if self.in_flight.load(Ordering::Acquire) > 0 {
-            return Judgement::Keep;
+            return if self.is_held(write_timeout) { Judgement::Unread } else { Judgement::Keep };
         }
         let since = Duration::from_millis(self.since.load(Ordering::Relaxed));
         let lasts = self.opened.elapsed().saturating_sub(since);
@@ -98,19 +129,28 @@ impl Activity {
 }
 
 /// A request that is being answered: from its head to the last byte of its answer.
-pub(super) struct InFlight(Arc<Activity>);
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+    held: Option<Arc<Held>>,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.mark();
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.activity.mark();
+        self.activity.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// An answer's body, which keeps its request in flight.
+/// An answer's body, which keeps its request in flight and notes while its client does not take what comes next.
 pub(super) struct Answering {
-    pub(super) body: Body,
-    pub(super) _in_flight: InFlight,
+    body: Body,
+    in_flight: InFlight,
+}
+
+impl Answering {
+    pub(super) fn new(body: Body, in_flight: InFlight) -> Self {
+        Self { body, in_flight }
+    }
 }
 
 impl http_body::Body for Answering {
@@ -121,7 +161,13 @@ impl http_body::Body for Answering {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if let InFlight { activity, held: Some(held) } = &self.in_flight {
+            // Asked for again, it is taken: a body is asked only when there is room for more.
+            let now = activity.opened.elapsed().as_millis() as u64 + 1;
+            held.since.store(if frame.is_ready() { now } else { 0 }, Ordering::Relaxed);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -172,6 +218,8 @@ impl http_body::Body for Asking {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
 
     const SOON: Duration = Duration::ZERO;
@@ -180,7 +228,7 @@ mod tests {
     #[test]
     fn a_connection_owes_its_first_request() {
         let activity = Activity::new();
-        assert_eq!(activity.judge(SOON, LATER), Judgement::Stalled);
+        assert_eq!(activity.judge(SOON, LATER, LATER), Judgement::Stalled);
     }
 
     #[test]
@@ -188,10 +236,10 @@ mod tests {
         let activity = Activity::new();
         let request = activity.request(false);
         activity.received();
-        assert_eq!(activity.judge(SOON, SOON), Judgement::Keep);
+        assert_eq!(activity.judge(SOON, SOON, LATER), Judgement::Keep);
         drop(request);
-        assert_eq!(activity.judge(SOON, LATER), Judgement::Keep);
-        assert_eq!(activity.judge(LATER, SOON), Judgement::Idle);
+        assert_eq!(activity.judge(SOON, LATER, LATER), Judgement::Keep);
+        assert_eq!(activity.judge(LATER, SOON, LATER), Judgement::Idle);
     }
 
     #[test]
@@ -199,9 +247,28 @@ mod tests {
         let activity = Activity::new();
         drop(activity.request(false));
         activity.received();
-        assert_eq!(activity.judge(SOON, LATER), Judgement::Stalled);
+        assert_eq!(activity.judge(SOON, LATER, LATER), Judgement::Stalled);
         drop(activity.request(true));
         activity.received();
-        assert_eq!(activity.judge(SOON, LATER), Judgement::Keep, "HTTP/2 also pings");
+        assert_eq!(activity.judge(SOON, LATER, LATER), Judgement::Keep, "HTTP/2 also pings");
+    }
+
+    #[tokio::test]
+    async fn answer_held_by_client_is_unread() {
+        async fn part(answer: &mut Answering) -> Option<usize> {
+            let frame = poll_fn(|context| Pin::new(&mut *answer).poll_frame(context)).await?;
+            Some(frame.ok()?.into_data().ok()?.len())
+        }
+        let activity = Activity::new();
+        let parts = futures::stream::iter([Ok::<_, std::io::Error>("part"), Ok("part")]);
+        let endless = futures::StreamExt::chain(parts, futures::stream::pending());
+        let mut answer = Answering::new(Body::from_stream(endless), activity.request(true));
+        assert_eq!(activity.judge(SOON, SOON, SOON), Judgement::Keep, "nothing was sent yet");
+        assert_eq!(part(&mut answer).await, Some(4));
+        assert_eq!(activity.judge(SOON, SOON, LATER), Judgement::Keep);
+        assert_eq!(activity.judge(SOON, SOON, SOON), Judgement::Unread);
+        assert_eq!(part(&mut answer).await, Some(4));
+        assert!(futures::FutureExt::now_or_never(part(&mut answer)).is_none());
+        assert_eq!(activity.judge(SOON, SOON, SOON), Judgement::Keep, "it is the source that owes the next part");
     }
 }

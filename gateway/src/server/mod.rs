@@ -9,7 +9,7 @@ use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::body::Body;
@@ -115,13 +115,15 @@ fn builder(times: &Times) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         // Between requests too; `Activity` cuts off a half-sent head much earlier.
         .header_read_timeout(times.keep_alive.max(times.header_timeout) + Duration::from_secs(5))
-        .max_buf_size(HEAD_MOST)
-        .pipeline_flush(true);
+        // Also of answers that a client does not read: those to the requests behind them wait. (`pipeline_flush` would take
+        // that bound away.)
+        .max_buf_size(HEAD_MOST);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS)
         .max_header_list_size(HEAD_MOST as u32)
+        .max_send_buf_size(HEAD_MOST)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
     builder
@@ -163,10 +165,9 @@ impl<H: Handler> Server<H> {
     }
 
     async fn converse(&self, stream: TcpStream, peer: SocketAddr, held: &Held) {
-        // Without it small answers wait for the client's acknowledgement; a failure only costs that.
-        let _ = stream.set_nodelay(true);
+        let Times { header_timeout, keep_alive, write_timeout, .. } = self.rules.times;
         let activity = Activity::new();
-        let io = TokioIo::new(ClientStream::new(stream, activity.clone()));
+        let io = TokioIo::new(ClientStream::new(stream, activity.clone(), write_timeout));
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(held.clone());
             let in_flight = activity.request(request.version() == Version::HTTP_2);
@@ -182,14 +183,14 @@ impl<H: Handler> Server<H> {
                 if ends && version <= Version::HTTP_11 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     ask_to_close(response.headers_mut());
                 }
-                Ok::<_, Infallible>(response.map(|body| Answering { body, _in_flight: in_flight }))
+                Ok::<_, Infallible>(response.map(|body| Answering::new(body, in_flight)))
             }
         });
         let mut connection = std::pin::pin!(self.builder.serve_connection_with_upgrades(io, service));
-        let Times { header_timeout, keep_alive, .. } = self.rules.times;
-        let mut glances = interval((header_timeout.min(keep_alive) / 4).max(Duration::from_millis(10)));
+        let shortest = header_timeout.min(keep_alive).min(write_timeout);
+        let mut glances = interval((shortest / 4).max(Duration::from_millis(10)));
         glances.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut closing = false;
+        let mut closing = None;
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
@@ -198,24 +199,33 @@ impl<H: Handler> Server<H> {
                     }
                     return;
                 }
-                () = self.ending.stop.cancelled(), if !closing => {
-                    closing = true;
+                () = self.ending.stop.cancelled(), if closing.is_none() => {
+                    closing = Some(Instant::now());
                     connection.as_mut().graceful_shutdown();
                 }
-                _ = glances.tick() => match activity.judge(header_timeout, keep_alive) {
-                    Judgement::Idle if !closing => {
-                        closing = true;
-                        connection.as_mut().graceful_shutdown();
-                    }
-                    Judgement::Stalled => {
-                        if let Some(metrics) = &self.rules.metrics {
-                            metrics.connection_refused("header-timeout");
+                _ = glances.tick() => {
+                    let since_closing = closing.map(|since: Instant| since.elapsed());
+                    match activity.judge(header_timeout, keep_alive, write_timeout) {
+                        Judgement::Idle if since_closing.is_none() => {
+                            closing = Some(Instant::now());
+                            connection.as_mut().graceful_shutdown();
                         }
-                        return;
+                        // The end of its last answer is not read.
+                        Judgement::Idle if since_closing.is_some_and(|since| since >= write_timeout) => {
+                            return self.cut_off("write-timeout");
+                        }
+                        Judgement::Unread => return self.cut_off("write-timeout"),
+                        Judgement::Stalled => return self.cut_off("header-timeout"),
+                        Judgement::Keep | Judgement::Idle => {}
                     }
-                    Judgement::Keep | Judgement::Idle => {}
-                },
+                }
             }
+        }
+    }
+
+    fn cut_off(&self, reason: &'static str) {
+        if let Some(metrics) = &self.rules.metrics {
+            metrics.connection_refused(reason);
         }
     }
 }

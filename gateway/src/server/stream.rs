@@ -1,4 +1,5 @@
-//! A client's connection as hyper sees it: reports what it reads, and closes gently.
+//! A client's connection as hyper sees it: reports what it reads, ends when its client takes nothing of what it is sent, and
+//! closes gently.
 //!
 //! A connection that closes while its client still writes is reset, and the client may never see the answer that was
 //! sent before. So when a body was refused unread, the rest is read and dropped for a bounded time after the last byte
@@ -17,16 +18,20 @@ use tokio::{
     net::TcpStream,
     time::{Sleep, sleep},
 };
+use tokio_io_timeout::TimeoutWriter;
 
 use super::activity::Activity;
 
+/// Bytes that wait in the kernel for a client that does not read: enough for full speed, and few for ten thousand of them.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 128 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 const SCRATCH: usize = 16 * 1024;
 
 /// See the module.
 pub(super) struct ClientStream {
-    stream: TcpStream,
+    stream: Pin<Box<TimeoutWriter<TcpStream>>>,
     activity: Arc<Activity>,
     lingering: Option<Lingering>,
 }
@@ -37,8 +42,16 @@ struct Lingering {
 }
 
 impl ClientStream {
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, lingering: None }
+    /// Wraps a connection. A write that brings no byte further within `write_timeout` fails.
+    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, write_timeout: Duration) -> Self {
+        // Without these, small answers wait for the client's acknowledgement, and the kernel keeps megabytes of an answer
+        // that nobody reads; a failure only costs that.
+        let _ = stream.set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(write_timeout));
+        Self { stream: Box::pin(stream), activity, lingering: None }
     }
 }
 
@@ -49,7 +62,7 @@ impl AsyncRead for ClientStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let done = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let done = self.stream.as_mut().poll_read(context, buffer);
         if buffer.filled().len() > before {
             self.activity.received();
         }
@@ -59,16 +72,16 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        self.stream.as_mut().poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        self.stream.as_mut().poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { stream, activity, lingering } = self.get_mut();
-        ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
+        ready!(stream.as_mut().poll_shutdown(context))?;
         if !activity.is_unread() {
             return Poll::Ready(Ok(()));
         }
@@ -77,7 +90,7 @@ impl AsyncWrite for ClientStream {
         let mut scratch = [0; SCRATCH];
         while lingering.bytes_left > 0 && lingering.end.as_mut().poll(context).is_pending() {
             let mut buffer = ReadBuf::new(&mut scratch);
-            match ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer)) {
+            match ready!(stream.as_mut().poll_read(context, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
                     lingering.bytes_left = lingering.bytes_left.saturating_sub(buffer.filled().len());
                 }
@@ -93,7 +106,7 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+        self.stream.as_mut().poll_write_vectored(context, parts)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -3,8 +3,10 @@
 
 mod connections;
 mod edge;
+mod rates;
 mod support;
 mod timeouts;
+mod unread;
 
 use std::{
     collections::HashMap,

@@ -40,6 +40,8 @@ use uuid::Uuid;
 pub enum Deed {
     /// Answers this status.
     Answer(u16),
+    /// Answers 200 to a request that carried so many operations.
+    Carried(u32),
     /// Reads the request and closes without a word.
     BreakOff,
     /// Begins an answer and says no more, nor closes.
@@ -128,6 +130,12 @@ async fn converse(
         let answer = format!(
             "HTTP/1.1 200 OK\r\n{head}\r\ncontent-length: 9000\r\nconnection: close\r\n\r\n{}",
             "x".repeat(9000)
+        );
+        let _ = stream.write_all(answer.as_bytes()).await;
+    }
+    if let Deed::Carried(operations) = deeds[n] {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nx-stellar-operations: {operations}\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
         );
         let _ = stream.write_all(answer.as_bytes()).await;
     }
@@ -232,6 +240,7 @@ pub async fn gateway(wanted: Wanted<'_>) -> Setup {
         cors: Cors::new(config.cors_origins.clone()),
         failures,
         started,
+        operations_per_request: config.clients.operations_per_request,
         times: config.times.clone(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

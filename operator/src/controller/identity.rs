@@ -19,6 +19,11 @@ pub(super) fn is_held(tenant: &Tenant) -> bool {
     tenant.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
+/// Returns the finalizers that are not ours: as long as there are some, the Tenant stays when ours is gone.
+pub(super) fn others(tenant: &Tenant) -> Vec<String> {
+    tenant.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect()
+}
+
 /// Sets the finalizer and writes the identity to the status, if they are not there.
 ///
 /// # Errors
@@ -48,12 +53,17 @@ pub(super) async fn claim(tenant: &Tenant, context: &Context) -> Result<(), Erro
 /// [`Error::Kubernetes`].
 pub(super) async fn release(tenant: &Tenant, context: &Context) -> Result<(), Error> {
     let api: Api<Tenant> = Api::all(context.client.clone());
-    let others = tenant.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
-    match set_finalizers(tenant, others, &api).await {
+    let left = others(tenant);
+    let held_by = left.join(", ");
+    match set_finalizers(tenant, left, &api).await {
         Err(error) if error.is_not_found() => {}
         other => other?,
     }
-    tracing::info!(tenant = tenant.name_any(), "the Tenant is gone");
+    if held_by.is_empty() {
+        tracing::info!(tenant = tenant.name_any(), "the Tenant is gone");
+    } else {
+        tracing::info!(tenant = tenant.name_any(), held_by, "cleaned up; the Tenant stays until others let it go");
+    }
     Ok(())
 }
 

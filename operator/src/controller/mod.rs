@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::{Tenant, Tier};
+use crds::{Reason, Tenant, Tier};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -212,14 +212,26 @@ async fn delete(tenant: &Tenant, context: &Context, report: &mut Report) -> Resu
         return Ok(None);
     }
     let outcome = cleanup::run(tenant, context, report).await;
-    if matches!(outcome, Ok(Next::Settled)) {
-        identity::release(tenant, context).await?;
-        return Ok(None);
+    let cleaned_up = matches!(outcome, Ok(Next::Settled));
+    if cleaned_up {
+        let others = identity::others(tenant).join(", ");
+        if others.is_empty() {
+            identity::release(tenant, context).await?;
+            return Ok(None);
+        }
+        report.wait_for(Reason::Deleting, format!("all is cleaned up; finalizers of others hold the Tenant: {others}"));
     }
     let written = status::write(tenant, report, &outcome, context).await;
     let next = outcome?;
-    written?;
-    Ok(Some(next))
+    match written? {
+        // The Tenant stays, and nobody looks at it any more: its status must be true before the finalizer goes.
+        status::Written::Unchanged if cleaned_up => {
+            identity::release(tenant, context).await?;
+            Ok(None)
+        }
+        status::Written::Changed if cleaned_up => Ok(Some(Next::After(AGAIN))),
+        _ => Ok(Some(next)),
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,15 @@ use super::{
 /// many tries in a row failed before, some three seconds of them.
 const FORBIDDEN_BEFORE: u32 = 3;
 
+/// What became of a status that was to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Written {
+    /// The status was written.
+    Changed,
+    /// There was nothing to write, or nothing to write it to.
+    Unchanged,
+}
+
 /// Writes the status if it differs from what is there, and tells what changed.
 ///
 /// # Errors
@@ -33,17 +42,17 @@ pub(super) async fn write(
     report: &Report,
     outcome: &Result<Next, Error>,
     context: &Context,
-) -> Result<(), Error> {
+) -> Result<Written, Error> {
     let name = tenant.name_any();
     let forbidden = outcome.as_ref().is_err_and(|error| error.api_code() == Some(403));
     if forbidden && context.backoff.failures(&name) < FORBIDDEN_BEFORE {
-        return Ok(());
+        return Ok(Written::Unchanged);
     }
     let previous = tenant.status.clone().unwrap_or_default();
     let now = Time(k8s_openapi::jiff::Timestamp::now());
     let status = compose(tenant, &previous, report, outcome.as_ref().map(|_| ()), &now);
     if status == previous {
-        return Ok(());
+        return Ok(Written::Unchanged);
     }
     let api: Api<Tenant> = Api::all(context.client.clone());
     let applied = json!({
@@ -55,7 +64,7 @@ pub(super) async fn write(
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     match api.patch_status(&name, &parameters, &Patch::Apply(applied)).await {
         Ok(_) => {}
-        Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(()),
+        Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(Written::Unchanged),
         Err(error) => return Err(kubernetes("write the status of Tenant", name)(error)),
     }
     for event in events(&previous, &status) {
@@ -64,7 +73,7 @@ pub(super) async fn write(
             tracing::debug!(tenant = name, %error, "an event could not be written");
         }
     }
-    Ok(())
+    Ok(Written::Changed)
 }
 
 /// The status after a reconciliation.

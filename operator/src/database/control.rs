@@ -225,4 +225,23 @@ impl Database {
         let query = sqlx::query_scalar("SELECT stellar.prune('30 days', '90 days', $1)").bind(batch);
         self.scalar("prune old entries", query).await
     }
+
+    /// Returns for how long the oldest row that [`Self::prune`] should remove has been waiting for it.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn prune_lag(&self) -> Result<Duration, DatabaseError> {
+        let query = sqlx::query_scalar("SELECT stellar.prune_lag('30 days', '90 days')");
+        let seconds: f64 = self.scalar("look for entries to prune", query).await?;
+        Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+    }
+
+    /// Returns the size of the database on disk, in bytes.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn size(&self) -> Result<i64, DatabaseError> {
+        let query = sqlx::query_scalar("SELECT pg_database_size(current_database())");
+        self.scalar("ask for the size of the database", query).await
+    }
 }

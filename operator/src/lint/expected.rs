@@ -86,9 +86,12 @@ const GATEWAY: &str = "stellar_gateway";
 /// Functions: signature, owner, language and attributes, who may execute them (beside their owner).
 pub(super) const FUNCTIONS: &[(&str, &str, &str, &str)] = &[
     ("admitted(uuid,bytea)", MAINTAINER, "plpgsql stable definer", TENANTS),
+    ("audit_added()", MAINTAINER, "plpgsql volatile definer", OWNER),
+    ("commit_durably()", OWNER, "plpgsql volatile", "stellar_maintainer stellar_pool stellar_tenants"),
     ("control_changed()", MAINTAINER, "plpgsql volatile definer", OWNER),
     ("current_tenant()", MAINTAINER, "plpgsql stable definer", TENANTS),
     ("enter(uuid,bytea,text,boolean,uuid)", OWNER, "plpgsql volatile", TENANTS),
+    ("entries_kept(integer)", MAINTAINER, "sql immutable", ""),
     ("forget(uuid)", MAINTAINER, "plpgsql volatile definer", TENANTS),
     ("gateway_heartbeat(uuid)", MAINTAINER, "plpgsql volatile definer", GATEWAY),
     ("gateway_leave(uuid)", MAINTAINER, "sql volatile definer", GATEWAY),
@@ -107,14 +110,18 @@ pub(super) const FUNCTIONS: &[(&str, &str, &str, &str)] = &[
         "plpgsql volatile definer",
         GATEWAY,
     ),
+    ("keys_forget(uuid)", MAINTAINER, "sql volatile search_path=pg_catalog, pg_temp", ""),
     ("keys_used(uuid[],uuid[],timestamp with time zone[])", MAINTAINER, "sql volatile definer", GATEWAY),
     ("log_ends(uuid[],bytea[])", MAINTAINER, "sql stable definer", TENANTS),
+    ("log_trim(uuid,bigint,integer,integer)", MAINTAINER, "plpgsql volatile search_path=pg_catalog, pg_temp", ""),
     ("maintainer_grants()", MAINTAINER, "plpgsql volatile definer", OPERATOR),
     ("memories_deleted()", MAINTAINER, "plpgsql volatile definer", OWNER),
     ("memories_inserted()", MAINTAINER, "plpgsql volatile definer", OWNER),
     ("memories_updated()", MAINTAINER, "plpgsql volatile definer", OWNER),
+    ("operations_kept()", MAINTAINER, "plpgsql volatile definer", OWNER),
     ("owner_grants()", OWNER, "plpgsql volatile definer", OPERATOR),
     ("prune(interval,interval,integer)", MAINTAINER, "plpgsql volatile definer", OPERATOR),
+    ("prune_lag(interval,interval)", MAINTAINER, "sql stable definer", OPERATOR),
     ("role_disconnect(uuid)", ROLE_MANAGER, "plpgsql volatile definer", ""),
     ("role_drop(uuid)", ROLE_MANAGER, "plpgsql volatile definer", OPERATOR),
     ("role_ensure(uuid)", ROLE_MANAGER, "plpgsql volatile definer", OPERATOR),
@@ -158,6 +165,12 @@ pub(super) const TRIGGERS: &[(&str, &str, &str)] = &[
          FOR EACH ROW EXECUTE FUNCTION stellar.control_changed()",
     ),
     (
+        "audit",
+        "audit_added",
+        "AFTER INSERT ON stellar.audit REFERENCING NEW TABLE AS added \
+         FOR EACH STATEMENT EXECUTE FUNCTION stellar.audit_added()",
+    ),
+    (
         "memories",
         "memories_deleted",
         "AFTER DELETE ON stellar.memories REFERENCING OLD TABLE AS deleted \
@@ -174,6 +187,12 @@ pub(super) const TRIGGERS: &[(&str, &str, &str)] = &[
         "memories_updated",
         "AFTER UPDATE ON stellar.memories REFERENCING OLD TABLE AS before_update NEW TABLE AS after_update \
          FOR EACH STATEMENT EXECUTE FUNCTION stellar.memories_updated()",
+    ),
+    (
+        "operations",
+        "operations_kept",
+        "AFTER INSERT ON stellar.operations REFERENCING NEW TABLE AS kept \
+         FOR EACH STATEMENT EXECUTE FUNCTION stellar.operations_kept()",
     ),
     (
         "users",

@@ -95,6 +95,9 @@ pub(super) const CHECKS: &[Check] = &[
                  AND NOT (r.rolname = 'stellar_tenants' AND member.rolname = 'stellar_role_manager')
                  AND NOT (r.rolname = 'stellar_tenants' AND member.rolname ~ '^t_[0-9a-f]{32}$' AND NOT m.admin_option)
                  AND NOT (r.rolname ~ '^t_[0-9a-f]{32}$' AND member.rolname = 'stellar_role_manager')
+                 -- It gives a connection where others get none, and nothing else.
+                 AND NOT (r.rolname = 'pg_use_reserved_connections' AND NOT m.admin_option AND member.rolname IN
+                     ('stellar_pool', 'stellar_gateway', 'stellar_operator', 'stellar_tenants'))
                  AND NOT (member.rolname !~ ", product_roles!(), " AND (
                      member.rolsuper OR member.oid IN ", administrators!(), "))"
         ),

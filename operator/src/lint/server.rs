@@ -14,6 +14,48 @@ pub(super) const CHECKS: &[Check] = &[
     },
     Check {
         rule: Rule::warning(
+            "asynchronous-commit",
+            "a crash may take back commits that were answered already, save those of memories and keys, which ask for \
+             more: it is {detail}; set synchronous_commit to on there",
+        ),
+        // What a session of this login begins with is the server's own setting where no role and no database has another.
+        sql: concat!(
+            "WITH settings AS (
+                 SELECT CASE WHEN s.setrole <> 0 THEN 'role ' || quote_ident(pg_get_userbyid(s.setrole))
+                         WHEN s.setdatabase <> 0 THEN 'the database' ELSE 'all roles' END AS object,
+                     lower(split_part(setting, '=', 2)) AS value,
+                     s.setrole = 0 OR pg_get_userbyid(s.setrole) = session_user AS is_own
+                 FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) AS setting
+                 WHERE split_part(setting, '=', 1) = 'synchronous_commit'
+                     AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+                     AND (s.setrole = 0 OR pg_get_userbyid(s.setrole) = session_user OR pg_get_userbyid(s.setrole) ~ ",
+            product_roles!(),
+            "))
+             SELECT object, value FROM settings WHERE value IN ('off', 'false', 'no', '0', 'local')
+             UNION ALL
+             SELECT 'the server', s.reset_val FROM pg_settings s
+             WHERE s.name = 'synchronous_commit' AND s.reset_val IN ('off', 'local')
+                 AND NOT EXISTS (SELECT FROM settings WHERE is_own)"
+        ),
+    },
+    Check {
+        rule: Rule::warning(
+            "fsync-off",
+            "nothing makes sure that what is written reaches the disk, so a crash of the machine may leave a database that \
+             cannot be read: set {object} to on, and restore a backup after a crash without it",
+        ),
+        sql: "SELECT s.name, '' FROM pg_settings s WHERE s.name = 'fsync' AND s.setting = 'off'",
+    },
+    Check {
+        rule: Rule::warning(
+            "full-page-writes-off",
+            "a page that was half written when the machine crashed stays so, unless the file system rules that out: set \
+             {object} to on",
+        ),
+        sql: "SELECT s.name, '' FROM pg_settings s WHERE s.name = 'full_page_writes' AND s.setting = 'off'",
+    },
+    Check {
+        rule: Rule::warning(
             "row-security-off",
             "statements under a policy then fail instead of showing fewer rows: set row_security to on",
         ),

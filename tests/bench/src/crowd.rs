@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -11,16 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use futures::{StreamExt as _, stream};
+use harness::raw;
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpSocket, TcpStream},
-    sync::Notify,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::Notify, task::JoinSet, time::timeout};
 
 use crate::frames::{Counted, Frames};
 
@@ -130,40 +125,11 @@ fn source(n: usize) -> Ipv4Addr {
 /// Connects, and is let in. `receives` bounds what the kernel takes for a socket that does not read.
 pub async fn enter(door: &Door, source: Ipv4Addr, receives: Option<u32>) -> Result<TcpStream> {
     let (Door::Room(port, _) | Door::Plain(port)) = door;
-    let socket = TcpSocket::new_v4()?;
-    if let Some(receives) = receives {
-        socket.set_recv_buffer_size(receives)?;
-    }
-    socket.bind(SocketAddr::new(IpAddr::V4(source), 0)).context("bind to a loopback address")?;
-    let mut stream = socket.connect((Ipv4Addr::LOCALHOST, *port).into()).await.context("connect")?;
+    let mut stream = raw::connect(*port, source, receives).await?;
     if let Door::Room(_, key) = door {
-        greet(&mut stream, key).await?;
+        raw::enter(&mut stream, &json!({ "api_key": key })).await?;
     }
     Ok(stream)
-}
-
-/// The handshakes of RFC 6455 §4.1 and of `docs/sync.md`, byte by byte, so that no frame after them is taken too.
-async fn greet(stream: &mut TcpStream, key: &str) -> Result<()> {
-    let request = "GET /api/v1/sync HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(stream.read_u8().await.context("read the answer to an upgrade")?);
-    }
-    ensure!(answer.starts_with(b"HTTP/1.1 101 "), "no upgrade: {}", String::from_utf8_lossy(&answer));
-    let hello = json!({ "api_key": key }).to_string();
-    ensure!(hello.len() < 126, "the first frame is short");
-    let mut frame = vec![0x81, 0x80 | hello.len() as u8, 0, 0, 0, 0];
-    frame.extend(hello.as_bytes());
-    stream.write_all(&frame).await?;
-    let mut head = [0; 2];
-    stream.read_exact(&mut head).await.context("read the answer to a key")?;
-    let mut told = vec![0; (head[1] & 0x7f).into()];
-    stream.read_exact(&mut told).await?;
-    let told = String::from_utf8_lossy(&told).into_owned();
-    ensure!(told.contains(r#""authenticated":true"#), "not let in: {told}");
-    Ok(())
 }
 
 async fn read(mut stream: TcpStream, seen: Arc<Seen>, copies: bool) {

@@ -3,10 +3,13 @@
 //!   bench            all of it
 //!   bench PART…      some parts of it, by name
 //!
+//! With the folder of another build's programs in BASELINE there is one part more, `baseline`, which measures both builds.
+//!
 //! Machines differ and drift, so the figures to quote are ratios of two things measured in turn in one run.
 //! Every loop is bounded by a count. Memories are made of words drawn by a Zipf law from a seeded generator, so that
 //! two runs store the same text.
 
+mod baseline;
 mod crowd;
 mod fan_out;
 mod frames;
@@ -27,7 +30,8 @@ use anyhow::{Result, ensure};
 
 type Part = fn() -> Pin<Box<dyn Future<Output = Result<()>>>>;
 
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
+    ("baseline", || Box::pin(baseline::measure())),
     ("requests", || Box::pin(requests::measure())),
     ("sockets", || Box::pin(sockets::measure())),
     ("fan-out", || Box::pin(fan_out::measure())),

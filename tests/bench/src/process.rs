@@ -1,28 +1,9 @@
-//! What the kernel knows of a process.
+//! What the kernel knows of a process's time.
 
 use std::fs;
 
 use anyhow::{Context, Result};
 use harness::stat;
-
-/// Memory of a process, in KiB.
-pub struct Memory {
-    /// Resident pages.
-    pub resident: f64,
-    /// The same, with pages that are shared divided by the number of their users.
-    pub proportional: f64,
-}
-
-impl Memory {
-    pub fn of(pid: u32) -> Result<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("read a process's memory")?;
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
-            line.trim().trim_end_matches(" kB").parse().context("a number of kB")
-        };
-        Ok(Self { resident: field("Rss:")?, proportional: field("Pss:")? })
-    }
-}
 
 /// Processor time of a process, its children, and those of its children that have ended, in seconds.
 pub fn tree_seconds(pid: u32) -> Result<f64> {

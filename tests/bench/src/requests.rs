@@ -114,7 +114,7 @@ fn direct_recall(
     }
 }
 
-/// Fills the tenant up to `size` memories, as an import does: many rows a statement, through the same triggers.
+/// Fills the tenant up to `size` memories.
 async fn fill(plane: &DataPlane, tenant: &Tenant, size: i64) -> Result<()> {
     let mut superuser = plane.postgres.superuser("stellar").await?;
     let mut words = Words::new(size as u64);
@@ -123,17 +123,7 @@ async fn fill(plane: &DataPlane, tenant: &Tenant, size: i64) -> Result<()> {
         .fetch_one(&mut superuser)
         .await?;
     let contents: Vec<String> = (have..size).map(|_| words.sentence(14)).collect();
-    for batch in contents.chunks(5_000) {
-        sqlx::query(
-            "INSERT INTO stellar.memories (user_id, id, content, zone, total_score)
-             SELECT $1, gen_random_uuid(), content, 2, 0.25 FROM unnest($2::text[]) AS content",
-        )
-        .bind(tenant.id.uuid())
-        .bind(batch)
-        .execute(&mut superuser)
-        .await?;
-    }
-    Ok(())
+    plane.fill(tenant, &contents).await
 }
 
 /// How soon the gateway acts on a change in Postgres: the time from the commit that makes a tenant's key to the first

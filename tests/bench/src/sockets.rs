@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use harness::{DataPlane, TenantSpec};
+use harness::{DataPlane, Memory, TenantSpec};
 use serde_json::json;
 
 use crate::{
     crowd::{Crowd, Door},
-    process::Memory,
     table::figure,
 };
 

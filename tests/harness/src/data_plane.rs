@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use sqlx::{ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
 use tenancy::{ApiKey, MasterKey, RoleName, TenantId};
 
-use crate::{Client, Postgres, Program, Workdir, binary};
+use crate::{Client, Postgres, Program, Workdir};
 
 /// Postgres, one pooled engine and one gateway.
 pub struct DataPlane {
@@ -92,7 +92,23 @@ impl DataPlane {
     /// # Errors
     /// When a program is not built or a step fails.
     pub async fn start_in(environment: &[(&str, &str)], engine_args: &[&str], gateway_args: &[&str]) -> Result<Self> {
-        let workdir = Workdir::new()?;
+        Self::start_at(Workdir::new()?, environment, engine_args, gateway_args).await
+    }
+
+    /// The same as [`Self::start`], of another build: `programs` is the folder of its programs.
+    ///
+    /// # Errors
+    /// When a program is not there or a step fails.
+    pub async fn start_build(programs: &Path) -> Result<Self> {
+        Self::start_at(Workdir::with_programs(programs)?, &[], &[], &[]).await
+    }
+
+    async fn start_at(
+        workdir: Workdir,
+        environment: &[(&str, &str)],
+        engine_args: &[&str],
+        gateway_args: &[&str],
+    ) -> Result<Self> {
         let postgres = Postgres::start(&workdir).await?;
         let done = migration(&workdir, &postgres, &[])?.output().context("run the migrate program")?;
         succeeded(&done)?;
@@ -282,6 +298,26 @@ impl DataPlane {
         Ok(())
     }
 
+    /// Fills a tenant with memories of these contents, as an import does: many rows a statement, through the same triggers.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn fill(&self, tenant: &Tenant, contents: &[String]) -> Result<()> {
+        let mut superuser = self.postgres.superuser("stellar").await?;
+        for some in contents.chunks(5_000) {
+            sqlx::query(
+                "INSERT INTO stellar.memories (user_id, id, content, zone, total_score)
+                 SELECT $1, gen_random_uuid(), content, 2, 0.25 FROM unnest($2::text[]) AS content",
+            )
+            .bind(tenant.id.uuid())
+            .bind(some)
+            .execute(&mut superuser)
+            .await
+            .context("fill a tenant")?;
+        }
+        Ok(())
+    }
+
     /// Starts an engine of the tenant's own, which logs in as its role, and lets that role in. Not yet the flip.
     ///
     /// # Errors
@@ -339,7 +375,7 @@ fn migration(workdir: &Workdir, postgres: &Postgres, further: &[&str]) -> Result
     let admin = workdir.path().join("admin-url");
     fs::write(&admin, postgres.admin_url())?;
     fs::create_dir_all(secrets(workdir))?;
-    let mut command = Command::new(binary("operator")?);
+    let mut command = Command::new(workdir.binary("operator")?);
     command.args(["migrate", "--no-kubernetes", "--admin-url-file"]).arg(&admin);
     command.arg("--secrets-dir").arg(secrets(workdir)).args(further);
     Ok(command)

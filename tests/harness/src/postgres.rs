@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -111,7 +112,7 @@ impl Postgres {
         let child = unprivileged(&self.binaries.join("postgres"))
             .arg("-D")
             .arg(self.workdir.path().join(DATA))
-            .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
+            .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"])
             .args(["-c", "unix_socket_directories=", "-c", "max_connections=200"])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -181,6 +182,9 @@ impl Template {
         if !output.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
         }
+        // Not on the command line, which ALTER SYSTEM cannot change.
+        let mut configuration = File::options().append(true).open(data.join("postgresql.conf"))?;
+        writeln!(configuration, "fsync = off")?;
         let mut postgres = Postgres::of(&workdir, &binaries).await?;
         let mut superuser = postgres.superuser("postgres").await?;
         for statement in

@@ -3,6 +3,7 @@
 use std::{
     fmt::from_fn,
     fs::File,
+    io::ErrorKind,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -94,7 +95,7 @@ impl Program {
         // A copy: cargo's own folder may be closed to that user.
         let (copy, home) = (workdir.path().join(name), workdir.path().join("home"));
         if !copy.exists() {
-            std::fs::copy(binary(name)?, &copy).context("copy a program for the unprivileged user")?;
+            std::fs::copy(workdir.binary(name)?, &copy).context("copy a program for the unprivileged user")?;
             std::fs::create_dir(&home)?;
             give_to_nobody(&home)?;
         }
@@ -106,7 +107,7 @@ impl Program {
     }
 
     fn launch_in(workdir: &Workdir, name: &'static str, args: &[String], environment: &[(&str, &str)]) -> Result<Self> {
-        Self::launch_command(Command::new(binary(name)?), workdir, name, args, environment)
+        Self::launch_command(Command::new(workdir.binary(name)?), workdir, name, args, environment)
     }
 
     fn launch_command(
@@ -200,9 +201,25 @@ impl Program {
 
 fn spawn(command: &mut Command, workdir: &Workdir, log: &PathBuf) -> Result<Child> {
     let file = File::options().create(true).append(true).open(log)?;
-    let child = command.stdout(file.try_clone()?).stderr(file).spawn().context("start a program")?;
+    command.stdout(file.try_clone()?).stderr(file);
+    let child = start(command).context("start a program")?;
     workdir.adopt(&child, "TERM")?;
     Ok(child)
+}
+
+/// A program that was just copied counts as open for writing while another thread's child, forked meanwhile, has not yet
+/// become its own program.
+fn start(command: &mut Command) -> std::io::Result<Child> {
+    let mut attempts = 100;
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && attempts > 0 => {
+                attempts -= 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            started => return started,
+        }
+    }
 }
 
 impl Drop for Program {

@@ -14,7 +14,9 @@ use std::{
     },
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+
+use crate::binary;
 
 /// A folder under the system's temporary one, readable for the unprivileged user that runs Postgres.
 #[derive(Clone)]
@@ -22,6 +24,8 @@ pub struct Workdir(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
+    /// The folder of the product's programs; beside the running one if `None`.
+    programs: Option<PathBuf>,
     /// Its standard input is a pipe that only this process holds: end of file means that this process is gone.
     janitor: Mutex<Child>,
 }
@@ -47,6 +51,18 @@ impl Workdir {
     /// # Errors
     /// When the temporary folder cannot be written or `sh` is missing.
     pub fn new() -> Result<Self> {
+        Self::make(None)
+    }
+
+    /// The same, for programs of another build.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_programs(folder: &Path) -> Result<Self> {
+        Self::make(Some(folder.to_owned()))
+    }
+
+    fn make(programs: Option<PathBuf>) -> Result<Self> {
         let path =
             tempfile::Builder::new().prefix("stellar-test-").tempdir().context("make a temporary folder")?.keep();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
@@ -59,7 +75,18 @@ impl Workdir {
             .stderr(Stdio::null())
             .spawn()
             .context("start the janitor")?;
-        Ok(Self(Arc::new(Inner { path, janitor: Mutex::new(janitor) })))
+        Ok(Self(Arc::new(Inner { path, programs, janitor: Mutex::new(janitor) })))
+    }
+
+    /// The path of a program of the product.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub fn binary(&self, name: &str) -> Result<PathBuf> {
+        let Some(folder) = &self.0.programs else { return binary(name) };
+        let path = folder.join(name);
+        ensure!(path.exists(), "{} is missing", path.display());
+        Ok(path)
     }
 
     /// The folder.

@@ -2,6 +2,7 @@
 //!
 //! What is wrong is refused line by line, and the rest is imported. A repeated import stores nothing twice, so one that
 //! broke off is simply sent again. Batches have a transaction each; between them, and while the client is slow, none is open.
+//! A tenant has one import at a time: the body of the next one stays unread until its turn.
 
 mod lines;
 mod rows;
@@ -11,6 +12,7 @@ use axum::{
     body::BodyDataStream,
     extract::{Request, State},
     http::{HeaderMap, header},
+    response::Response,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -22,13 +24,15 @@ use super::{
     Api, ApiError,
     error::problem,
     export::{FORMAT, VERSION},
+    members::fault,
+    operations::counted,
     params::Params,
     tenant_request::TenantRequest,
 };
 use crate::{
     error_chain,
     memory::Invalid,
-    store::{Arrival, Arrived, Caller, StoreError},
+    store::{Arrival, Arrived, Caller, ImportTurn, LineFull, MOST_IMPORTS_WAITING, StoreError},
 };
 use lines::{Line, Lines, next_part};
 use rows::EarlierItem;
@@ -95,23 +99,79 @@ pub(super) async fn import(
     TenantRequest(caller): TenantRequest,
     params: Params,
     request: Request,
-) -> Result<Json<ImportReport>, ApiError> {
+) -> Response {
     let (parts, body) = request.into_parts();
-    let mut body = body.into_data_stream();
-    let mut importer =
-        Importer { api: &api, caller: &caller, batch: Vec::new(), bytes: 0, report: ImportReport::default() };
+    let (mut body, mut report) = (body.into_data_stream(), ImportReport::default());
     let outcome = match params.nothing_else() {
-        Ok(()) => importer.run(&parts.headers, &mut body).await,
+        Ok(()) => run(&api, &caller, &parts.headers, &mut body, &mut report).await,
         Err(error) => Err(error),
     };
-    if importer.report.imported > 0 {
+    if report.imported > 0 {
         api.activity.seen(&caller);
     }
     if outcome.is_err() {
         drain(&mut body).await;
     }
-    importer.report.errors.sort_by_key(|error| error.line);
-    outcome.map(|()| Json(importer.report))
+    report.errors.sort_by_key(|error| error.line);
+    counted(report.imported + report.existing + report.refused, outcome.map(|()| Json(report)))
+}
+
+async fn run(
+    api: &Api,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &mut BodyDataStream,
+    report: &mut ImportReport,
+) -> Result<(), ApiError> {
+    let form = Form::of(headers)?;
+    let turn = turn(api, caller).await?;
+    let mut importer = Importer { turn, caller, batch: Vec::new(), bytes: 0, report };
+    match form {
+        Form::Lines => importer.lines(body).await?,
+        Form::Whole => {
+            // The text is in memory as long as it is worked on, so only some at a time.
+            let _place = api.whole_imports.acquire().await;
+            importer.whole(body).await?;
+        }
+    }
+    importer.flush().await
+}
+
+/// How a file is written.
+enum Form {
+    /// As lines of ours.
+    Lines,
+    /// As the earlier system's JSON.
+    Whole,
+}
+
+impl Form {
+    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match essence.as_str() {
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(Self::Lines),
+            "application/json" => Ok(Self::Whole),
+            _ => Err(ApiError::new(
+                ProblemType::UnsupportedMediaType,
+                "send lines as GET /export gives them with Content-Type: application/x-ndjson, or the JSON of an earlier \
+                 stellar-memory with Content-Type: application/json",
+            )),
+        }
+    }
+}
+
+/// Waits until no other import of the tenant is under way.
+async fn turn(api: &Api, caller: &Caller) -> Result<ImportTurn, ApiError> {
+    let refused = |detail: String| ApiError::new(ProblemType::Unavailable, detail);
+    tokio::select! {
+        biased;
+        turn = api.coalescer.import_turn(caller) => turn.map_err(|LineFull| refused(format!(
+            "an import of this tenant is under way and {MOST_IMPORTS_WAITING} more wait for it: send this one when they \
+             have ended"
+        ))),
+        () = api.closing.cancelled() => Err(refused("this engine is about to end: send the import again".to_owned())),
+    }
 }
 
 /// A client that still writes hears an answer only when what it writes is read.
@@ -121,31 +181,14 @@ async fn drain(body: &mut BodyDataStream) {
 }
 
 struct Importer<'a> {
-    api: &'a Api,
+    turn: ImportTurn,
     caller: &'a Caller,
     batch: Vec<(u64, Arrival)>,
     bytes: usize,
-    report: ImportReport,
+    report: &'a mut ImportReport,
 }
 
 impl Importer<'_> {
-    async fn run(&mut self, headers: &HeaderMap, body: &mut BodyDataStream) -> Result<(), ApiError> {
-        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match essence.as_str() {
-            "application/x-ndjson" | "application/ndjson" | "application/jsonl" => self.lines(body).await?,
-            "application/json" => self.whole(body).await?,
-            _ => {
-                return Err(ApiError::new(
-                    ProblemType::UnsupportedMediaType,
-                    "send lines as GET /export gives them with Content-Type: application/x-ndjson, or the JSON of an earlier \
-                     stellar-memory with Content-Type: application/json",
-                ));
-            }
-        }
-        self.flush().await
-    }
-
     async fn lines(&mut self, body: &mut BodyDataStream) -> Result<(), ApiError> {
         let mut lines = Lines::new(body, MAX_BYTES);
         // Memories since a first line without its last.
@@ -203,8 +246,6 @@ impl Importer<'_> {
     }
 
     async fn whole(&mut self, body: &mut BodyDataStream) -> Result<(), ApiError> {
-        // The text is in memory as long as it is worked on, so only some at a time.
-        let _place = self.api.whole_imports.acquire().await;
         let (mut text, mut left) = (Vec::new(), MAX_BYTES);
         while let Some(part) = next_part(body, &mut left, MAX_BYTES).await? {
             text.extend_from_slice(&part);
@@ -253,12 +294,7 @@ impl Importer<'_> {
         }
         self.bytes = 0;
         let (lines, arrivals): (Vec<u64>, Vec<Arrival>) = std::mem::take(&mut self.batch).into_iter().unzip();
-        let results = self
-            .api
-            .store
-            .import(self.caller, &arrivals)
-            .await
-            .map_err(|error| interrupted(error, self.report.imported))?;
+        let results = self.turn.import(arrivals).await.map_err(|error| interrupted(error, self.report.imported))?;
         for (line, result) in lines.into_iter().zip(results) {
             match result {
                 Ok(Arrived::Now) => self.report.imported += 1,
@@ -299,10 +335,9 @@ fn parse<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, String> {
     if line.first() != Some(&b'{') {
         return Err("the line is no JSON object".to_owned());
     }
-    serde_json::from_slice(line).map_err(|error| {
-        let text = error.to_string();
-        let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
-        format!("the line is not valid: {what}").chars().take(MAX_DETAIL_CHARS).collect()
+    let text = std::str::from_utf8(line).map_err(|_| "the line is not UTF-8".to_owned())?;
+    serde_json::from_str(text).map_err(|error| {
+        format!("the line is not valid: {}", fault(text, &error)).chars().take(MAX_DETAIL_CHARS).collect()
     })
 }
 
@@ -334,7 +369,7 @@ mod tests {
         };
         assert_eq!(told("id,content"), "the line is no JSON object");
         let detail = told(r#"{"content":5}"#);
-        assert!(detail.contains("expected a string") && !detail.contains("at line"), "{detail}");
+        assert!(detail.contains("`content`: invalid type") && !detail.contains("at line"), "{detail}");
         let long = told(&format!(r#"{{"recall_count":"{}"}}"#, "x".repeat(5000)));
         assert!(long.chars().count() <= MAX_DETAIL_CHARS, "{long}");
     }

@@ -1,7 +1,7 @@
 //! Memories as files hold them: our own lines, and the items of the earlier stellar-memory's export (`"version": "0.3.0"`).
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use sha1::{Digest, Sha1};
 use tenancy::TenantId;
 use time::{Duration, OffsetDateTime};
@@ -30,7 +30,7 @@ pub(super) struct Line {
     id: Option<String>,
     user_id: Option<String>,
     importance: Option<f64>,
-    metadata: Option<Map<String, Value>>,
+    metadata: Option<Box<RawValue>>,
     session: Option<String>,
     speaker: Option<String>,
     source: Option<String>,
@@ -54,7 +54,7 @@ pub(super) struct EarlierItem {
     last_recalled_at: Option<f64>,
     recall_count: Option<i64>,
     arbitrary_importance: Option<f64>,
-    metadata: Option<Map<String, Value>>,
+    metadata: Option<Box<RawValue>>,
 }
 
 impl Line {
@@ -162,7 +162,7 @@ fn since_1970(field: &'static str, seconds: f64) -> Result<OffsetDateTime, Inval
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tenancy::LOCAL_TENANT;
     use time::macros::datetime;
 
@@ -220,6 +220,7 @@ mod tests {
             ("last_recalled_at", json!("yesterday")),
             ("occurred_at", json!("2026-03-01")),
             ("emotion", json!("")),
+            ("metadata", json!({ "a": "x".repeat(17_000) })),
         ] {
             let mut row = json!({ "content": "x" });
             row[field] = value;
@@ -227,6 +228,18 @@ mod tests {
         }
         let clocks = line(json!({ "content": "x", "created_at": "2026-06-01T12:30:00Z" })).expect("clocks differ");
         assert_eq!(clocks.created_at, NOW);
+    }
+
+    #[test]
+    fn integer_beyond_64_bits_names_metadata() {
+        let read = |metadata: &str| {
+            let line = format!("{{\"id\":\"a\",\"content\":\"x\",\"metadata\":{metadata}}}");
+            let ours = serde_json::from_str::<Line>(&line).expect("a line").check(LOCAL_TENANT, NOW);
+            let earlier = serde_json::from_str::<EarlierItem>(&line).expect("an item").check(LOCAL_TENANT, NOW);
+            [ours, earlier].map(|checked| checked.map(|_| ()).map_err(|invalid| invalid.field))
+        };
+        assert_eq!(read("{\"n\":12345678901234567890123}"), [Err("metadata"), Err("metadata")]);
+        assert_eq!(read("{\"n\":1234567890123456789}"), [Ok(()), Ok(())]);
     }
 
     #[test]

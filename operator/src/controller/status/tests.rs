@@ -63,6 +63,21 @@ fn postgres_away_flaps_nothing_but_itself_and_ready() {
 }
 
 #[test]
+fn deleted_tenant_that_others_hold_is_not_ready() {
+    let first = compose_at(1, &TenantStatus::default(), &served(), Ok(()));
+    let mut deleted = tenant();
+    deleted.metadata.deletion_timestamp = Some(at(2));
+    let mut report = Report::default();
+    report.wait_for(Reason::Deleting, "finalizers of others hold the Tenant");
+    let status = compose(&deleted, &first, &report, Ok(()), &at(2));
+    assert_eq!(condition(&status, ConditionType::Ready), (ConditionStatus::False, "Deleting"));
+    assert_eq!(condition(&status, ConditionType::Reconciling), (ConditionStatus::True, "Deleting"));
+    assert_eq!(status.phase, Some(Phase::Deleting));
+    // The finalizer goes when there is nothing left to say.
+    assert_eq!(compose(&deleted, &status, &report, Ok(()), &at(3)), status);
+}
+
+#[test]
 fn what_only_a_person_can_mend_is_stalled() {
     let error = Error::NamespaceTaken("stellar-tenant-acme".to_owned());
     let status = compose_at(1, &TenantStatus::default(), &Report::default(), Err(&error));

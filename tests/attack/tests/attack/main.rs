@@ -1,6 +1,6 @@
 //! Attacks on what is promised, on real servers: on the isolation between tenants, where every module tries one way in, many
-//! times, and on what was acknowledged (`history`). Where a module says so it tries again on a system that was weakened on
-//! purpose, to show that it would notice.
+//! times, on what was acknowledged (`history`), and on what all tenants share (`cost`). Where a module says so it tries again on
+//! a system that was weakened on purpose, to show that it would notice.
 //!
 //! `make test` runs them short, `make attack` whole.
 
@@ -8,6 +8,7 @@
 
 mod api;
 mod canary;
+mod cost;
 mod ground;
 mod history;
 mod injection;

@@ -12,6 +12,7 @@ mod admission;
 mod api;
 mod api_proxy;
 mod crash;
+mod deletion;
 mod findings;
 mod kubelet;
 mod leadership;

@@ -60,6 +60,21 @@ async fn every_malformed_body_is_refused_with_a_reason() {
         assert_eq!((answer.status, answer.problem()), (*status, Some(*problem)), "{shown}: {}", answer.text);
         assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{shown}: {}", answer.text);
     }
+    for (path, body, blamed) in [
+        ("/store", r#"{"content":"x","user_id":"a"}"#, "not valid: unknown field `user_id`"),
+        ("/store", "{\"content\":\"x\",\n\"importance\" : \"high\"}", "`importance`: invalid type"),
+        ("/store", r#"{"content":"\ud800"}"#, "`content`: "),
+        ("/store", r#"{"content":"x","metadata":[]}"#, "`metadata` must be a JSON object"),
+        ("/narrate", r#"{"topic":"x","tenant":"y"}"#, "not valid: unknown field `tenant`"),
+        ("/narrate", r#"{"topic":["x"]}"#, "`topic`: invalid type"),
+        ("/batch", r#"{"operations":[],"atomic":true}"#, "not valid: unknown field `atomic`"),
+        ("/batch", r#"{"operations":{}}"#, "`operations`: invalid type"),
+    ] {
+        let request = client.request(Method::POST, path).header("content-type", "application/json").body(body);
+        let answer = Answer::read(request.send().await.unwrap()).await.unwrap();
+        assert_eq!(answer.status, 400, "{path} {body}: {}", answer.text);
+        assert!(answer.body["detail"].as_str().unwrap().contains(blamed), "{path} {body}: {}", answer.text);
+    }
     let form = client
         .request(Method::POST, "/store")
         .header("content-type", "application/x-www-form-urlencoded")

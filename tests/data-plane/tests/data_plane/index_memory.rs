@@ -18,7 +18,9 @@ async fn metric(engine: &Program, name: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tenants_in_turn_find_what_is_theirs_after_their_index_was_let_go() {
-    let plane = DataPlane::start_with(&["--index-memory", &BOUND.to_string()], &[]).await.unwrap();
+    let bound = BOUND.to_string();
+    let bounds = ["--index-memory", &bound, "--index-memory-per-tenant", &bound];
+    let plane = DataPlane::start_with(&bounds, &[]).await.unwrap();
     let mut clients = Vec::new();
     for n in 0..TENANTS {
         let tenant = plane.tenant(&format!("in-turn-{n}"), TenantSpec::default()).await.unwrap();

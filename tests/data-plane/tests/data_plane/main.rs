@@ -29,6 +29,7 @@ mod quota;
 mod reads;
 mod replicas;
 mod rotation;
+mod shares;
 mod sync;
 mod traces;
 mod writes;

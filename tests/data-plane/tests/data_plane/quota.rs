@@ -1,5 +1,7 @@
 //! What a tenant meets at the edge of its tier.
 
+mod kept;
+
 use std::time::{Duration, Instant};
 
 use harness::{DataPlane, Socket, TenantSpec};

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use harness::{Answer, Client, Program, TenantSpec, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -111,6 +112,46 @@ async fn a_day_of_the_timeline_is_all_of_it() {
         let refused = ada.get(&format!("/timeline?{query}")).await.unwrap();
         assert_eq!((refused.status, refused.problem()), (400, Some("invalid-request")), "{query}: {}", refused.text);
         assert!(refused.body["detail"].as_str().unwrap().contains(told), "{query}: {}", refused.text);
+    }
+}
+
+/// A cursor of this kind with this instant (microseconds since 1970) in its place.
+fn cursor(kind: u8, number: Option<i64>, micros: i64) -> String {
+    let number = number.map(i64::to_be_bytes);
+    let bytes =
+        [&[kind][..], number.as_ref().map_or(&[][..], |number| &number[..]), &micros.to_be_bytes(), &[7; 16]].concat();
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cursor_with_impossible_place_is_refused_by_name() {
+    const YEAR: i64 = 31_556_952_000_000;
+    let plane = shared().await;
+    let ada = plane.client(&tenant("impossible-cursor").await);
+    store(&ada, "The kettle is blue", "2026-03-01T09:30:00Z").await;
+    let mut paths = Vec::new();
+    for micros in [-9999 - 1970, -5000 - 1970, -4720 - 1970, -1970, 200_000].map(|years| years * YEAR) {
+        paths.push(format!("/timeline?cursor={}", cursor(2, None, micros)));
+        paths.push(format!("/audit?cursor={}", cursor(3, Some(7), micros)));
+    }
+    for score in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        paths.push(format!("/memories?cursor={}", cursor(1, None, i64::from(score.to_bits()))));
+    }
+    for path in paths {
+        let refused = ada.get(&path).await.unwrap();
+        assert_eq!((refused.status, refused.problem()), (400, Some("invalid-request")), "{path}: {}", refused.text);
+        assert_eq!(refused.body["field"], "cursor", "{path}: {}", refused.text);
+    }
+    // The extremes of what a list may hold are places like any other.
+    for micros in [-1968 * YEAR, 8028 * YEAR] {
+        for path in [
+            format!("/timeline?cursor={}", cursor(2, None, micros)),
+            format!("/audit?cursor={}", cursor(3, Some(i64::MIN), micros)),
+            format!("/audit?cursor={}", cursor(3, Some(i64::MAX), micros)),
+        ] {
+            let page = ada.get(&path).await.unwrap();
+            assert_eq!(page.status, 200, "{path}: {}", page.text);
+        }
     }
 }
 

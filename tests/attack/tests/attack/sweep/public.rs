@@ -35,7 +35,7 @@ const PUBLIC: &[(&str, &str)] = &[
     ("pg_control_*()", "when the last checkpoint was"),
     ("pg_notification_queue_usage()", "how full the queue of notices is"),
     ("pg_*wal*()", "how much is written"),
-    ("EXPLAIN ANALYZE", "how many changes and kept answers of all tenants together fall into a time"),
+    ("EXPLAIN ANALYZE", "how many changes, kept answers and audit entries of all tenants together fall into a time"),
     ("pg_largeobject_metadata", "that large objects exist, and whose"),
 ];
 

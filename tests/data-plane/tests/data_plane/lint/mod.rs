@@ -1,6 +1,7 @@
 //! The database linter: a database as the migrations made it is clean for every login, every way to weaken it is found
 //! by the rule that is for it, and whoever asks is told by exit code and output.
 
+mod durability;
 mod faults;
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
     process::{Command, Output},
 };
 
-use harness::{DataPlane, Tenant, TenantSpec, binary};
+use harness::{DataPlane, Tenant, TenantSpec, binary, eventually};
 use serde_json::Value;
 use sqlx::PgConnection;
 use tenancy::RoleName;
@@ -38,6 +39,8 @@ impl Ground {
         assert_eq!(plane.client(&tenants[0]).store("a memory for the planner to count").await.unwrap().status, 201);
         let ground = Self { plane, tenants };
         ground.administer("ALTER ROLE {ROLE} LOGIN PASSWORD 'a-test'").await;
+        // Servers of tests do without.
+        ground.administer("ALTER SYSTEM SET fsync = on").await;
         ground
     }
 
@@ -54,7 +57,7 @@ impl Ground {
         }
     }
 
-    /// Runs SQL as the superuser. `{ROLE}` and `{OTHER}` are roles of tenants, `{ID}` and `{OTHER_ID}` their ids.
+    /// Runs SQL as the superuser, until it counts for new sessions. `{ROLE}` and `{OTHER}` are roles of tenants, `{ID}` and `{OTHER_ID}` their ids.
     async fn administer(&self, sql: &str) {
         self.run(&mut self.plane.postgres.superuser("stellar").await.unwrap(), sql).await;
     }
@@ -67,9 +70,25 @@ impl Ground {
             .replace("{ID}", &one.id.to_string())
             .replace("{OTHER_ID}", &two.id.to_string());
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone()))
-            .execute(superuser)
+            .execute(&mut *superuser)
             .await
             .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        if sql.starts_with("ALTER SYSTEM") {
+            self.reload(superuser).await;
+        }
+    }
+
+    /// Makes the server read its configuration.
+    async fn reload(&self, superuser: &mut PgConnection) {
+        let before = sqlx::query_scalar("SELECT pg_conf_load_time()::text").fetch_one(&mut *superuser);
+        let before: String = before.await.unwrap();
+        sqlx::query("SELECT pg_reload_conf()").execute(superuser).await.unwrap();
+        eventually("new sessions begin with the changed configuration", || async {
+            let mut session = self.plane.postgres.superuser("stellar").await.ok()?;
+            let changed = sqlx::query_scalar("SELECT pg_conf_load_time() > $1::timestamptz").bind(&before);
+            changed.fetch_one(&mut session).await.ok().filter(|changed: &bool| *changed)
+        })
+        .await;
     }
 
     /// What the linter says to a login, with the server's own findings left out.
@@ -139,7 +158,10 @@ async fn a_database_as_the_migrations_made_it_is_clean_for_every_login() {
             "CREATE VIEW public.mine WITH (security_invoker = true) AS SELECT user_id, content FROM stellar.memories;
              CREATE TABLE public.accounts (id int); CREATE ROLE reporting; GRANT SELECT ON public.accounts TO reporting;
              CREATE FUNCTION public.plain() RETURNS int LANGUAGE sql AS 'SELECT 1';
-             ALTER ROLE stellar_pool SET statement_timeout = '1min'",
+             ALTER ROLE stellar_pool SET statement_timeout = '1min';
+             DO $$ BEGIN IF current_setting('server_version_num')::integer >= 160000 THEN
+                 GRANT pg_use_reserved_connections TO stellar_pool, stellar_gateway, stellar_operator, stellar_tenants;
+             END IF; END $$",
         )
         .await;
     assert_eq!(ground.lint("operator"), Findings::new());

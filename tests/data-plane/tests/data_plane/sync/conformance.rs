@@ -258,6 +258,27 @@ async fn a_close_is_answered_and_a_wrong_one_refused() {
     assert!(matches!(does, Does::Closes(1002 | 1007)), "a reason that is not UTF-8: {does:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_bring_no_message_end_their_socket() {
+    let key = roomy("frames-nothing").await.key;
+    for (case, first, again) in
+        [("empty fragments", frame(TEXT, b""), frame(CONTINUATION, b"")), ("pings", Vec::new(), frame(FIN | PING, b""))]
+    {
+        let mut raw = Raw::open(shared().await, &key).await;
+        raw.send(&first).await;
+        let (mut reads, mut writes) = raw.0.into_split();
+        let again = again.repeat(1000);
+        let flood = tokio::spawn(async move { while writes.write_all(&again).await.is_ok() {} });
+        let mut told = Vec::new();
+        // Reset in the end, perhaps, for not all that it sent was read.
+        let _ = timeout(Duration::from_secs(40), reads.read_to_end(&mut told)).await.expect(case);
+        flood.abort();
+        let reason = b"too many pings or fragments";
+        let closed = told.windows(reason.len()).any(|part| part == reason);
+        assert!(closed, "{case}: no close with a reason in {} bytes", told.len());
+    }
+}
+
 /// A linear congruential generator (Knuth, MMIX): the same bytes in every run.
 struct Bytes(u64);
 

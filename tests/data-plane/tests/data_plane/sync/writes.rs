@@ -88,6 +88,39 @@ async fn what_is_wrong_with_one_frame_is_told_and_the_next_is_carried_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn operation_that_cannot_be_read_stops_no_other() {
+    let plane = shared().await;
+    let tenant = roomy("sync-unreadable").await;
+    let (mut socket, start) = enter(plane, &tenant, None).await;
+    let nested = format!(r#"{{"op":"store","op_id":"d","metadata":{}{}}}"#, "[".repeat(130), "]".repeat(130));
+    let frames = [
+        r#"{"op":"store","op_id":"a","content":"one"}"#,
+        r#"{"op":"store","op_id":"b","content":"cut \ud83d"}"#,
+        r#"{"op":"store","op_id":"c","content":"x","metadata":{"n":1e999}}"#,
+        &nested,
+        r#"{"op":"store","op_id":"e","content":"x","metadata":{"n":NaN}}"#,
+        r#"{"op":"store","op_id":"f","content":"two"}"#,
+    ];
+    for frame in frames {
+        socket.message(tokio_tungstenite::tungstenite::Message::Text(frame.into())).await.unwrap();
+    }
+    let (mut acknowledged, mut refused) = (Vec::new(), Vec::new());
+    while acknowledged.len() + refused.len() < frames.len() {
+        let answer = socket.frame().await.unwrap();
+        match answer["type"].as_str() {
+            Some("ack") => acknowledged.push(answer["op_id"].clone()),
+            Some("error") => {
+                assert_eq!(answer["error"], "invalid-request", "{answer}");
+                refused.push(answer["op_id"].clone());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((acknowledged, refused), (vec![json!("a"), json!("f")], ["b", "c", "d", "e"].map(Value::from).to_vec()));
+    assert_eq!(plane.client(&tenant).get("/stats").await.unwrap().body["change_seq"], start + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_too_fast_is_read_more_slowly_and_loses_nothing() {
     let plane = shared().await;
     let spec = harness::TenantSpec { socket_messages_per_second: 20, ..super::ROOMY };

@@ -4,7 +4,8 @@
 use std::collections::HashSet;
 
 use futures::future::join_all;
-use harness::{DataPlane, TenantSpec, eventually};
+use harness::{Answer, DataPlane, TenantSpec, eventually};
+use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use uuid::Uuid;
@@ -104,6 +105,39 @@ async fn what_is_wrong_with_one_operation_concerns_it_alone() {
     }
     assert_eq!(content(&ada, &id.to_string()).await.as_deref(), Some("better"));
     assert_eq!(log(&tenant).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unreadable_operation_is_refused_alone_under_its_name() {
+    let (tenant, ada, _) = two_agents("unreadable").await;
+    let deep = format!("{}1{}", "[".repeat(130), "]".repeat(130));
+    let deep = format!(r#"{{"op":"store","op_id":"d","content":"x","metadata":{{"a":{deep}}}}}"#);
+    let operations = [
+        r#"{"op":"store","op_id":"a","content":"the first good one"}"#,
+        r#"{"op":"store","op_id":"b","content":"cut \ud83d"}"#,
+        r#"{"op":"store","op_id":"c","content":"x","metadata":{"n":1e999}}"#,
+        &deep,
+        r#"{"op":"store","op_id":"e","content":"x","metadata":{"n":12345678901234567890123}}"#,
+        r#""cut \ud83d""#,
+        r#"{"op":"store","op_id":"g","content":"the last good one"}"#,
+    ];
+    let body = format!(r#"{{"operations":[{}]}}"#, operations.join(","));
+    for again in [false, true] {
+        let request = ada.request(Method::POST, "/batch").header("content-type", "application/json").body(body.clone());
+        let answer = Answer::read(request.send().await.unwrap()).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let results = answer.body["results"].as_array().unwrap();
+        let statuses: Vec<_> = results.iter().map(|result| result["status"].as_i64().unwrap()).collect();
+        assert_eq!(statuses, [201, 400, 400, 400, 400, 400, 201], "{results:?}");
+        let op_ids: Vec<_> = results.iter().map(|result| result["op_id"].as_str()).collect();
+        assert_eq!(op_ids, [Some("a"), Some("b"), Some("c"), Some("d"), Some("e"), None, Some("g")]);
+        for (place, named) in [(1, "`content`"), (2, "`metadata`"), (3, "`metadata`"), (4, "`metadata`")] {
+            let detail = results[place]["problem"]["detail"].as_str().unwrap();
+            assert!(detail.contains(named), "{named}: {detail}");
+        }
+        assert_eq!((&results[0]["replayed"], &results[6]["replayed"]), (&json!(again), &json!(again)));
+        assert_eq!(log(&tenant).await.len(), 2);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -126,6 +126,53 @@ async fn what_is_removed_stays_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn store_not_later_than_the_removal_of_its_id_stores_nothing() {
+    let (tenant, ada, zoe) = two_agents("removed-id").await;
+    let id = stored(&ada).await;
+    let store = |at: &str| json!({ "op": "store", "id": id, "content": "back", "at": at });
+    assert_eq!(decided(&write(&ada, json!({ "op": "remove", "id": id })).await), WON);
+    let length = log(&tenant).await.len();
+    for client in [&ada, &zoe] {
+        let late = write(client, store(LATE)).await;
+        assert_eq!((decided(&late), &late["status"], &late["seq"]), (REMOVED, &json!(200), &Value::Null), "{late}");
+    }
+    let refused = ada.post("/store", &json!({ "id": id, "content": "back", "at": LATE })).await.unwrap();
+    assert_eq!((refused.status, refused.problem()), (409, Some("conflict")), "{}", refused.text);
+    assert_eq!(refused.body["reason"], "removed");
+    assert_eq!((content(&ada, &id).await, log(&tenant).await.len()), (None, length));
+
+    // Of another id the time is that of an old note, as it always was.
+    let other = Uuid::new_v4();
+    assert_eq!(decided(&write(&ada, json!({ "op": "store", "id": other, "content": "old", "at": EARLY })).await), WON);
+    let later = write(&zoe, store("9000-01-01T00:00:00Z")).await;
+    assert_eq!((decided(&later), &later["status"]), (WON, &json!(201)), "{later}");
+    // In one batch, and then without a time: it is meant as new.
+    let results = batch(
+        &ada,
+        json!([
+            { "op": "remove", "id": id },
+            store(LATE),
+            { "op": "store", "id": id, "content": "stored anew" },
+            { "op": "store", "id": id, "content": "taken", "at": LATE },
+        ]),
+    )
+    .await;
+    let statuses: Vec<_> = results.iter().map(|result| result["status"].as_i64().unwrap()).collect();
+    assert_eq!((statuses, &results[1]["reason"]), (vec![200, 200, 201, 409], &json!("removed")), "{results:?}");
+    assert_eq!(content(&ada, &id).await.as_deref(), Some("stored anew"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removed_id_of_one_tenant_is_free_for_another() {
+    let (_, ada, _) = two_agents("removed-ada").await;
+    let (_, eve, _) = two_agents("removed-eve").await;
+    let id = stored(&ada).await;
+    assert_eq!(decided(&write(&ada, json!({ "op": "remove", "id": id })).await), WON);
+    let store = json!({ "op": "store", "id": id, "content": "Eve's", "at": LATE });
+    assert_eq!(decided(&write(&eve, store).await), WON);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_does_not_win_is_told_what_did() {
     let (_, ada, zoe) = two_agents("told-what-won").await;
     let id = stored(&ada).await;

@@ -142,6 +142,49 @@ async fn what_is_not_there_cannot_be_read_or_changed_and_a_change_must_name_some
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn number_beyond_64_bits_is_refused_wherever_metadata_is_written() {
+    let ada = shared().await.client(&tenant("beyond-64-bits").await);
+    let id = id_of(&ada.store("there").await.unwrap());
+    let send = async |method: Method, path: &str, content_type: &str, body: String| {
+        let request = ada.request(method, path).header("content-type", content_type).body(body);
+        harness::Answer::read(request.send().await.unwrap()).await.unwrap()
+    };
+    let patch = format!("/memories/{id}");
+    for number in ["12345678901234567890123", "18446744073709551616", "-9223372036854775809"] {
+        let metadata = format!(r#"{{"a":[{{"n":{number}}}]}}"#);
+        let memory = format!(r#"{{"id":"{}","content":"x","metadata":{metadata}}}"#, Uuid::new_v4());
+        let operation = memory.replacen('{', r#"{"op":"store","#, 1);
+        for (method, path, content_type, body) in [
+            (Method::POST, "/store", "application/json", memory.clone()),
+            (Method::PATCH, &*patch, "application/json", format!(r#"{{"metadata":{metadata}}}"#)),
+            (Method::POST, "/batch", "application/json", format!(r#"{{"operations":[{operation}]}}"#)),
+            (Method::POST, "/import", "application/x-ndjson", memory.clone()),
+            (Method::POST, "/import", "application/json", format!(r#"{{"version":"0.3.0","items":[{memory}]}}"#)),
+        ] {
+            let answer = send(method, path, content_type, body).await;
+            let problem = match path {
+                "/batch" => &answer.body["results"][0]["problem"],
+                "/import" => &answer.body["errors"][0]["problem"],
+                _ => &answer.body,
+            };
+            assert_eq!((&problem["status"], &problem["field"]), (&json!(400), &json!("metadata")), "{}", answer.text);
+            assert!(problem["detail"].as_str().unwrap().contains("send it as a text"), "{}", answer.text);
+        }
+    }
+    assert_eq!(ada.get("/stats").await.unwrap().body["total_memories"], 1);
+    let largest = r#"{"content":"x","metadata":{"n":[18446744073709551615,-9223372036854775808,1e22],"t":"1234567890123456789012"}}"#;
+    let stored = id_of(&send(Method::POST, "/store", "application/json", largest.to_owned()).await);
+    let read = ada.get(&format!("/memories/{stored}")).await.unwrap();
+    assert_eq!(read.body["metadata"]["n"], json!([u64::MAX, i64::MIN, 1e22]), "{}", read.text);
+    // What is exported is taken elsewhere.
+    let exported = ada.get("/export").await.unwrap();
+    let eve = shared().await.client(&tenant("beyond-64-bits-elsewhere").await);
+    let request = eve.request(Method::POST, "/import").header("content-type", "application/x-ndjson");
+    let imported = harness::Answer::read(request.body(exported.text).send().await.unwrap()).await.unwrap();
+    assert_eq!((&imported.body["imported"], &imported.body["refused"]), (&json!(2), &json!(0)), "{}", imported.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_tell_a_store_an_update_a_move_and_a_removal() {
     let plane = shared().await;
     let ada = tenant("told-by-events").await;

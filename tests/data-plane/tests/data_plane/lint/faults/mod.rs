@@ -1,5 +1,6 @@
 //! Ways to weaken the database, each with what mends it and the rule that must find it.
 
+mod durability;
 mod functions;
 mod grants;
 mod objects;
@@ -40,5 +41,7 @@ const fn warning(rule: &'static str, name: &'static str, breaks: &'static str, m
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    [rows::FAULTS, grants::FAULTS, functions::FAULTS, objects::FAULTS, roles::FAULTS].into_iter().flatten()
+    [rows::FAULTS, grants::FAULTS, functions::FAULTS, objects::FAULTS, roles::FAULTS, durability::FAULTS]
+        .into_iter()
+        .flatten()
 }

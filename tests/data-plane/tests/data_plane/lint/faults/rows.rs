@@ -90,8 +90,8 @@ pub const FAULTS: &[Fault] = &[
     warning(
         "index-missing",
         "no index for the policy",
-        "ALTER TABLE stellar.operations DROP CONSTRAINT operations_pkey",
-        "ALTER TABLE stellar.operations ADD PRIMARY KEY (user_id, op_id)",
+        "ALTER TABLE stellar.audit DROP CONSTRAINT audit_pkey",
+        "ALTER TABLE stellar.audit ADD PRIMARY KEY (user_id, at, id)",
     ),
     error(
         "planner-statistics",
