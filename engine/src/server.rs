@@ -43,12 +43,7 @@ pub struct Bounds {
 ///
 /// # Errors
 /// When the system takes the listener away.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    bounds: Bounds,
-    cancel: CancellationToken,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, cancel: CancellationToken) -> io::Result<()> {
     let Bounds { max_clients, write_timeout, drain } = bounds;
     let places = Arc::new(Semaphore::new(max_clients.clamp(1, Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();

@@ -168,7 +168,9 @@ impl Error {
             Self::MissingKey => ProblemType::MissingApiKey,
             Self::InvalidKey => ProblemType::InvalidApiKey,
             Self::Suspended => ProblemType::TenantSuspended,
-            Self::TooManyFailures(_) | Self::RateLimited(_) | Self::OperationsLimited { .. } => ProblemType::RateLimited,
+            Self::TooManyFailures(_) | Self::RateLimited(_) | Self::OperationsLimited { .. } => {
+                ProblemType::RateLimited
+            }
             Self::TooManySockets(_) => ProblemType::TooManySockets,
             Self::NoRoute | Self::NoSuchKey => ProblemType::NotFound,
             Self::MethodNotAllowed(_) => ProblemType::MethodNotAllowed,

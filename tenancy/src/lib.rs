@@ -14,7 +14,8 @@ mod tier;
 
 pub use capability::{Capability, CapabilityHash, MasterKey, MasterKeyError};
 pub use headers::{
-    AGENT_HEADER, CAPABILITY_HEADER, INTERNAL_PREFIX, KEY_ID_HEADER, OPERATIONS_HEADER, REQUEST_ID_HEADER, TENANT_HEADER,
+    AGENT_HEADER, CAPABILITY_HEADER, INTERNAL_PREFIX, KEY_ID_HEADER, OPERATIONS_HEADER, REQUEST_ID_HEADER,
+    TENANT_HEADER,
 };
 pub use id::{LOCAL_TENANT, TenantId, TenantIdError};
 pub use key::{API_KEY_PREFIX, ApiKey, ApiKeyError, ApiKeyHash};

@@ -114,7 +114,18 @@ impl Indexes {
         // One more than threads: a page is read while another one is analysed.
         let pages = Semaphore::new(workers.count() + 1);
         let (bytes, tenants) = (Arc::default(), Mutex::default());
-        Ok(Self(Arc::new(Shared { store, pages_store, tasks, workers, pages, bounds, bytes, metrics, closing, tenants })))
+        Ok(Self(Arc::new(Shared {
+            store,
+            pages_store,
+            tasks,
+            workers,
+            pages,
+            bounds,
+            bytes,
+            metrics,
+            closing,
+            tenants,
+        })))
     }
 
     /// Returns the best answers to a query, with the transaction in which they are complete: contents must be read in it.

@@ -151,6 +151,9 @@ async fn fan_out(other: &Side, own: &Side) -> Result<()> {
             ratios.push(times[0] / times[1]);
         }
     }
-    ratio(&format!("a room of {SOCKETS}, {CHANGES} changes a broadcast: speed to the other build's {AIM}"), median(&ratios));
+    ratio(
+        &format!("a room of {SOCKETS}, {CHANGES} changes a broadcast: speed to the other build's {AIM}"),
+        median(&ratios),
+    );
     Ok(())
 }

@@ -221,6 +221,14 @@ pub async fn entries(stage: &Stage) -> Vec<String> {
             }
         })
         .await;
+    // A change and its answer.
+    let pair = cost.database / (rounds as f64).min(ENTRIES_KEPT as f64 / 1e3) / 1e3;
+    let a_day = operations_per_second() * 86_400.0;
+    println!(
+        "a free tenant that writes at its rate all day: {:.0} MiB of log and kept answers at most, where {:.0} MiB were written",
+        pair * (ENTRIES_KEPT as f64).min(a_day),
+        pair * a_day
+    );
     let mut found = cost.of_connections(0);
     for table in ["changes", "operations"] {
         let kept = rows(stage.plane(), table, &tenant).await;

@@ -240,9 +240,7 @@ impl Stage {
             let (pid, others, stop) = (self.engine_pid.clone(), self.pids(), stop.clone());
             async move { peaks(|| [others[0], pid.load(Ordering::Relaxed), others[2]], &stop).await }
         });
-        let began = Instant::now();
         let outcome = behaviour.await;
-        let seconds = began.elapsed().as_secs_f64();
         stop.store(true, Ordering::Relaxed);
         let (pooled, own) = (pooled.await.unwrap(), own.await.unwrap());
         let (acknowledged, peaks) = (writing.await.unwrap(), watching.await.unwrap());
@@ -254,7 +252,6 @@ impl Stage {
             what: &format!("{}{what}", self.setting.name),
             grown: [gateway, engine, own_engine].map(Held::grown),
             database,
-            seconds,
             recalls: [[&self.alone[0].seconds, &pooled.seconds], [&self.alone[1].seconds, &own.seconds]],
             failed: pooled.failed.len() + own.failed.len(),
             lost: lost.len(),

@@ -4,12 +4,11 @@ use std::sync::Once;
 
 /// The first column is this wide, and each of the others as its title.
 const WHAT: usize = 74;
-const TITLES: [&str; 11] = [
+const TITLES: [&str; 10] = [
     "gateway MiB",
     "pooled engine MiB",
     "own engine MiB",
     "database MiB",
-    "MiB a day",
     "pooled p99 alone",
     "during (ms)",
     "own p99 alone",
@@ -24,8 +23,6 @@ pub struct Row<'a> {
     /// By how much gateway, pooled engine and the bystander's own engine grew.
     pub grown: [f64; 3],
     pub database: f64,
-    /// How long it lasted.
-    pub seconds: f64,
     /// Of the pooled bystander and of the one with its own engine: durations of its recalls alone, and during it.
     pub recalls: [[&'a [f64]; 2]; 2],
     /// Recalls that failed.
@@ -42,14 +39,12 @@ impl Row<'_> {
             println!("{}", line(&"-".repeat(WHAT), &TITLES.map(|title| format!("{}:", "-".repeat(title.len() - 1)))));
         });
         let [gateway, pooled, own] = self.grown.map(|mib| format!("{mib:.1}"));
-        let a_day = self.database / self.seconds * 86_400.0;
         let [[pooled_alone, pooled_during], [own_alone, own_during]] = self.recalls.map(|both| both.map(p99));
         let cells = [
             gateway,
             pooled,
             own,
             format!("{:.1}", self.database),
-            format!("{a_day:.0}"),
             pooled_alone,
             pooled_during,
             own_alone,

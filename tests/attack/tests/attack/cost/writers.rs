@@ -129,7 +129,7 @@ async fn batches_held_back(stage: &Stage) -> Vec<String> {
     let what = format!("{batches} batches of 4 MiB without the last byte");
     let (tenant, _) = stage.attacker("held-back").await;
     let head = head("batch", &tenant.key, "application/json", BATCH_MOST);
-    let batch = format!("{head}{:1$}", "", BATCH_MOST - 1);
+    let batch = format!("{head}{}", " ".repeat(BATCH_MOST - 1));
     let (cost, ()) = stage
         .endure(&what, async {
             let _held = join_all((0..batches).map(|_| begun(stage.gateway.port, batch.as_bytes()))).await;
