@@ -52,7 +52,7 @@ AS $$
     DELETE FROM stellar.api_keys k WHERE k.ctid = ANY (ARRAY(
         SELECT old.ctid FROM stellar.api_keys old
         WHERE old.user_id = p_user_id AND NOT old.managed AND least(old.revoked_at, old.expires_at) < now()
-        ORDER BY least(old.revoked_at, old.expires_at) DESC OFFSET 1000))
+        ORDER BY least(old.revoked_at, old.expires_at) DESC OFFSET 1000 FOR UPDATE SKIP LOCKED))
 $$;
 
 -- Makes a key. SQLSTATE SM413 when the tenant's agents or keys are all used; DETAIL is

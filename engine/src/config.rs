@@ -65,9 +65,10 @@ pub struct Config {
     #[arg(long, env = "ENGINE_MAX_CLIENTS", default_value_t = 4096)]
     pub max_clients: usize,
 
-    /// A client must take something of its answer within this time, in seconds, else its connection ends.
-    #[arg(long, env = "ENGINE_WRITE_TIMEOUT", default_value = "60", value_parser = seconds)]
-    pub write_timeout: Duration,
+    /// A client must take something of its answer within this time, in seconds, else its connection ends. Default: local 60, else
+    /// 600, for the gateway bounds its clients' time by itself.
+    #[arg(long, env = "ENGINE_WRITE_TIMEOUT", value_parser = seconds)]
+    pub write_timeout: Option<Duration>,
 
     /// Memory for the indexes of all tenants together, such as 512Mi.
     #[arg(long, env = "ENGINE_INDEX_MEMORY", default_value = "512Mi", value_parser = bytes)]
@@ -160,7 +161,11 @@ impl Config {
 
     /// Returns the bounds of the server of the API.
     pub fn server_bounds(&self) -> Bounds {
-        Bounds { max_clients: self.max_clients, write_timeout: self.write_timeout, drain: self.drain }
+        let write_timeout = self.write_timeout.unwrap_or(match self.mode {
+            Mode::Local => Duration::from_mins(1),
+            Mode::Pooled | Mode::Dedicated => Duration::from_mins(10),
+        });
+        Bounds { max_clients: self.max_clients, write_timeout, drain: self.drain }
     }
 
     /// Returns the bounds of indexes in memory.

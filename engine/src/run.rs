@@ -109,6 +109,8 @@ async fn serve_api(
     let logs = Logs::new(store.clone());
     let pages_store = store.clone();
     let store = store.telling(Arc::new(logs.clone()));
+    // The worker of notes has few connections, and waits in no tenant's line.
+    let notes_store = store.clone();
     let store = match config.connections_per_tenant() {
         Some(most) => store.shared_fairly(most),
         None => store,
@@ -116,7 +118,7 @@ async fn serve_api(
     let (bounds, index_metrics) = (config.index_bounds(), metrics.index.clone());
     let indexes = Indexes::new(store.clone(), pages_store, tracker.clone(), bounds, index_metrics, stop.clone())
         .context("start the threads of the index")?;
-    let activity = Activity::new(store.clone(), indexes.clone(), metrics.activity.clone());
+    let activity = Activity::new(notes_store, indexes.clone(), metrics.activity.clone());
     let coalescer = Coalescer::new(store.clone(), tracker.clone(), metrics.store.clone());
     let api = Api {
         store: store.clone(),

@@ -104,7 +104,11 @@ fn bounded(stream: TcpStream, write_timeout: Duration) -> Pin<Box<TimeoutWriter<
     // nobody reads; a failure only costs that.
     let _ = stream.set_nodelay(true);
     #[cfg(target_os = "linux")]
-    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
+    {
+        let socket = socket2::SockRef::from(&stream);
+        let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
+        let _ = socket.set_tcp_user_timeout(Some(write_timeout));
+    }
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(write_timeout));
     Box::pin(stream)

@@ -85,7 +85,7 @@ pub struct Times {
     pub keep_alive: Duration,
 
     /// A client must take something of each of its answers within this time, else its connection ends.
-    #[arg(long, env = "WRITE_TIMEOUT", value_parser = duration, default_value = "60s")]
+    #[arg(long, env = "WRITE_TIMEOUT", value_parser = some_duration, default_value = "60s")]
     pub write_timeout: Duration,
 
     /// Connecting to an engine.
@@ -154,6 +154,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|_| "a duration is not negative and not endless".to_owned())
 }
 
+/// Reads a duration that is not zero.
+fn some_duration(text: &str) -> Result<Duration, String> {
+    duration(text)?.checked_sub(Duration::from_millis(1)).ok_or("at least 1ms is needed, such as 60s")?;
+    duration(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +169,8 @@ mod tests {
         for (text, millis) in [("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("0.5", 500), ("0", 0)] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
+        assert_eq!(some_duration("1ms"), Ok(Duration::from_millis(1)));
+        assert!(some_duration("0s").is_err());
         for text in ["", "s", "10h", "-1s", "1e999", "nan"] {
             assert!(duration(text).is_err(), "{text}");
         }

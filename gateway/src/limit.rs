@@ -63,6 +63,11 @@ pub const OPERATION_BYTES: u64 = 16 * 1024;
 /// The longest that a tenant waits for having had more than its quota carried out.
 const LONGEST_DEBT: Duration = Duration::from_hours(1);
 
+/// Returns the weight of a request that carries so many operations in so many bytes; at least 1.
+pub fn weight(operations: u64, bytes: u64) -> u64 {
+    operations.max(bytes.div_ceil(OPERATION_BYTES)).max(1)
+}
+
 impl Limiter {
     /// Decides at `now` on a request whose weight is known only when it was carried out: it may pass while anything of the quota
     /// is left.
@@ -86,6 +91,13 @@ impl Limiter {
         let charged = |full_at: u64| full_at.max(now).saturating_add(weight.saturating_mul(step)).min(most);
         // The closure always gives a value, so this always succeeds.
         let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| Some(charged(full_at)));
+    }
+
+    /// Gives back what was charged for a request and not carried out.
+    pub fn give_back(&self, per_minute: u32, weight: u64) {
+        let back = (WINDOW_NANOS / u64::from(per_minute.max(1))).saturating_mul(weight);
+        let left = |full_at: u64| Some(full_at.saturating_sub(back));
+        let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
     }
 }
 
@@ -236,6 +248,16 @@ mod tests {
         assert_eq!(refused.reset, Duration::from_millis(40_050));
         assert!(!limiter.admit(start + Duration::from_secs(40), 1200).allowed);
         assert!(limiter.admit(start + refused.reset, 1200).allowed);
+    }
+
+    #[test]
+    fn weight_given_back_is_left_again() {
+        let limiter = Limiter::default();
+        limiter.charge(Duration::ZERO, 1200, 1000);
+        limiter.give_back(1200, 900);
+        assert_eq!(limiter.admit(Duration::ZERO, 1200).remaining, 1100);
+        limiter.give_back(1200, u64::MAX);
+        assert_eq!(limiter.admit(Duration::ZERO, 1200).remaining, 1200);
     }
 
     #[test]

@@ -158,7 +158,8 @@ impl Engines {
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let request_id = HeaderValue::try_from(Uuid::new_v4().to_string()).map_err(|error| unavailable(&error))?;
         let (parts, body) = request.into_parts();
-        let passed = self.proxy.pass(Passing { caller, route, parts, body, request_id: &request_id }).await;
+        let passed =
+            self.proxy.pass(Passing { caller, route, parts, body, request_id: &request_id, carried: None }).await;
         let answer: Response<Body> = passed.map_err(|error| unavailable(&error))?;
         let (parts, body) = answer.into_parts();
         let bytes = to_bytes(body, ANSWER_MOST).await.map_err(|error| unavailable(&error))?;

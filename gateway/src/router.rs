@@ -26,11 +26,11 @@ use crate::{
     error::Error,
     key_use::KeyUses,
     keys,
-    limit::{self, Verdict},
+    limit::{self, Limiter, Verdict},
     metrics::Metrics,
     openapi::Health,
     presence::Presence,
-    proxy::{Passing, Proxy},
+    proxy::{Carried, Passing, Proxy},
     rooms::Engines,
     server::Held,
 };
@@ -280,6 +280,25 @@ pub struct Gateway {
     pub times: Times,
 }
 
+/// Charges for what a request carried in the place of what it announced, when it ends.
+struct Settlement<'a> {
+    rate: &'a Limiter,
+    started: Instant,
+    share: u32,
+    announced: u64,
+    carried: Arc<Carried>,
+}
+
+impl Drop for Settlement<'_> {
+    fn drop(&mut self) {
+        let carried = limit::weight(self.carried.operations(), self.carried.bytes());
+        match carried.checked_sub(self.announced) {
+            Some(more) => self.rate.charge(self.started.elapsed(), self.share, more),
+            None => self.rate.give_back(self.share, self.announced - carried),
+        }
+    }
+}
+
 /// What the log and the metrics learn about a request on its way.
 #[derive(Default)]
 pub struct Trace {
@@ -354,9 +373,9 @@ impl Gateway {
         let (parts, body) = request.into_parts();
         match route.handler {
             Handler::Engine if route.weight == Weight::Operations => {
-                self.weighed(Passing { caller, route, parts, body, request_id }).await
+                self.weighed(Passing { caller, route, parts, body, request_id, carried: None }).await
             }
-            Handler::Engine => self.proxy.pass(Passing { caller, route, parts, body, request_id }).await,
+            Handler::Engine => self.proxy.pass(Passing { caller, route, parts, body, request_id, carried: None }).await,
             Handler::Usage => keys::usage(self, &caller).await,
             Handler::ListAgents => keys::agents(self, &caller, parts.uri.query()).await,
             Handler::ListKeys => keys::list(self, &caller, parts.uri.query()).await,
@@ -371,8 +390,8 @@ impl Gateway {
         }
     }
 
-    /// Passes a request on that carries many operations, and counts as many. The bytes that it announces count before, the
-    /// operations that the engine found in it after the answer.
+    /// Passes a request on that carries many operations, and counts as many. The bytes that it announces count before; what it
+    /// turned out to carry counts in their place afterwards, however it ends.
     async fn weighed(&self, passing: Passing<'_>) -> Result<Response<Body>, Error> {
         let tenant = passing.caller.tenant.clone();
         let (rate, (per_minute, share)) = (&tenant.rates.operations, self.operations_per_minute(&tenant));
@@ -381,11 +400,15 @@ impl Gateway {
             self.metrics.rate_limited(self.metrics.tier(&tenant.tier));
             return Err(Error::OperationsLimited { per_minute, wait: verdict.reset });
         }
-        let announced = number(&passing.parts.headers, &CONTENT_LENGTH).div_ceil(limit::OPERATION_BYTES).max(1);
+        let bytes = number(&passing.parts.headers, &CONTENT_LENGTH);
+        if bytes > passing.route.body_limit as u64 {
+            return Err(Error::BodyTooLarge(passing.route.body_limit));
+        }
+        let announced = limit::weight(0, bytes);
         rate.charge(self.started.elapsed(), share, announced);
-        let (response, carried) = self.proxy.pass_counted(passing).await?;
-        rate.charge(self.started.elapsed(), share, carried.saturating_sub(announced));
-        Ok(response)
+        let carried = Arc::new(Carried::default());
+        let _settled = Settlement { rate, started: self.started, share, announced, carried: carried.clone() };
+        self.proxy.pass(Passing { carried: Some(carried), ..passing }).await
     }
 
     /// The tenant's operations a minute, over all gateways and at this one.

@@ -81,9 +81,10 @@ async fn measure(context: &Context) -> Result<(), DatabaseError> {
 
 /// Logs a failure. That Postgres does not answer is said by the sweep.
 fn tell(error: &DatabaseError) {
-    match error {
-        DatabaseError::Unavailable { .. } => tracing::debug!(%error, "old entries stay; trying again in a minute"),
-        _ => tracing::warn!(%error, "old entries could not be pruned or measured; trying again in a minute"),
+    if matches!(error, DatabaseError::Unavailable { .. }) {
+        tracing::debug!(%error, "old entries stay; trying again in a minute");
+    } else {
+        tracing::warn!(%error, "old entries could not be pruned or measured; trying again in a minute");
     }
 }
 

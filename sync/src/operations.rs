@@ -59,9 +59,14 @@ pub(crate) async fn carry_out<S: Service>(
     match attempt(&rooms, &member, &operations, until).await {
         Err(Failure::Refused(_)) if operations.len() > 1 => {
             let mut answers = Vec::with_capacity(ids.len());
-            for (id, operation) in ids.into_iter().zip(operations) {
+            let mut each = ids.into_iter().zip(operations);
+            while let Some((id, operation)) = each.next() {
                 let attempted = attempt(&rooms, &member, &[operation], until).await;
-                answers.extend(answer(&rooms, vec![id], attempted));
+                // Patience has ended, and what follows must not overtake it.
+                let ended = matches!(attempted, Err(Failure::Unavailable(_)));
+                let ids =
+                    if ended { [id].into_iter().chain(each.by_ref().map(|(id, _)| id)).collect() } else { vec![id] };
+                answers.extend(answer(&rooms, ids, attempted));
             }
             answers
         }

@@ -60,7 +60,8 @@ function structure(place: string, value: object, level: number): unknown {
     const kind = value.constructor?.name ?? "object";
     throw new InvalidValue(place, `is a ${kind}, which JSON does not have: send a plain object, an array or text`);
   }
-  const members = Object.entries(value);
+  // As JSON leaves them out: an optional property that is not set is not given.
+  const members = Object.entries(value).filter(([, inner]) => inner !== undefined);
   return Object.fromEntries(
     members.map(([name, inner]) => [key(name, place), plain(`${place}.${name}`, inner, level + 1)]),
   );

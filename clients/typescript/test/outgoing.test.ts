@@ -54,7 +54,7 @@ describe("what JSON cannot say", () => {
     [{ metadata: { n: [0, 2 ** 64] } }, "metadata.n[1]", "as text"],
     [{ metadata: { n: -(2 ** 64) } }, "metadata.n", "as text"],
     [{ metadata: { n: 10n } }, "metadata.n", "send text"],
-    [{ metadata: { n: undefined } }, "metadata.n", "leave it out"],
+    [{ metadata: { n: [undefined] } }, "metadata.n[0]", "leave it out"],
     [{ metadata: { list: [1, , 3] } }, "metadata.list[1]", "leave it out"],
     [{ metadata: { call: () => 1 } }, "metadata.call", "leave it out"],
     [{ metadata: { name: Symbol("a") } }, "metadata.name", "leave it out"],

@@ -87,7 +87,7 @@ fn store_problem(error: &StoreError) -> Problem {
             ProblemType::IndexLimitReached,
             format!(
                 "the memories of this tenant need an index of more than {} MiB, so they cannot be recalled here: forget or \
-                 shorten some, or move to a tier with an engine of its own; they are kept, and lists, exports and writes go on",
+                 shorten some, or move to a larger tier; they are kept, and lists, exports and writes go on",
                 limit >> 20
             ),
         ),

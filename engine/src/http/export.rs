@@ -203,6 +203,6 @@ mod tests {
         }
         assert!(chunks.len() > 2, "{}", chunks.len());
         assert_eq!((progress.count, progress.after), (20, Uuid::from_u128(20)));
-        assert_eq!(chunks.concat().iter().filter(|byte| **byte == b'\n').count(), 20);
+        assert_eq!(chunks.concat().split(|byte| *byte == b'\n').count(), 21, "an end after each line");
     }
 }

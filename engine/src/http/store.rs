@@ -56,12 +56,11 @@ pub(super) async fn store(
     let write = Write { what: What::Store(Box::new(memory)), once };
     let Written { id, zone, score, seq, reason, replayed } = api.coalescer.write_one(caller.clone(), write).await?;
     api.activity.seen(&caller);
-    let mut response = match reason {
-        None => (StatusCode::CREATED, Json(Stored { id, zone, score, seq })).into_response(),
-        Some(_) => {
-            let detail = "the memory of that id was removed, and not before `at`: leave `at` out to store it anew";
-            problem_response(&Problem::new(ProblemType::Conflict, detail).with("reason", "removed"))
-        }
+    let mut response = if reason.is_none() {
+        (StatusCode::CREATED, Json(Stored { id, zone, score, seq })).into_response()
+    } else {
+        let detail = "the memory of that id was removed, and not before `at`: leave `at` out to store it anew";
+        problem_response(&Problem::new(ProblemType::Conflict, detail).with("reason", "removed"))
     };
     if replayed {
         idempotency::mark_replayed(response.headers_mut());

@@ -139,11 +139,10 @@ impl Indexes {
         now: OffsetDateTime,
         take: usize,
     ) -> Result<(TenantTx, Vec<Hit>), StoreError> {
+        // A recall sees what was acknowledged before it began, and need not keep up with what is written since.
+        let mut needed = None;
         for _ in 0..MOST_ATTEMPTS {
             let index = self.entry(caller);
-            if index.is_refused() {
-                return Err(self.too_large());
-            }
             // What it holds now was committed before the snapshot of the transaction that begins next.
             let before = index.position().await;
             let tx = match self.0.store.begin(caller, Access::Read).await {
@@ -153,18 +152,23 @@ impl Indexes {
                 }
                 result => result?,
             };
-            let wanted = tx.usage().change_seq;
-            if before.is_some_and(|before| before.seq > wanted) {
+            if index.is_refused() {
+                return Err(self.too_large());
+            }
+            let now_at = tx.usage().change_seq;
+            if before.is_some_and(|before| before.seq > now_at) {
                 // Numbers never fall, save that the tenant was erased and made again or the database restored.
                 index.clear().await;
+                needed = None;
                 continue;
             }
-            if let Some(hits) = index.search(wanted, query, now, take).await? {
+            let needed = *needed.get_or_insert(now_at);
+            if let Some(hits) = index.search(needed, query, now, take).await? {
                 return Ok((tx, hits));
             }
-            match self.catch_up(&index, caller, tx, wanted).await? {
+            match self.catch_up(&index, caller, tx, needed).await? {
                 Refreshed::Current(tx) => {
-                    if let Some(hits) = index.search(wanted, query, now, take).await? {
+                    if let Some(hits) = index.search(needed, query, now, take).await? {
                         return Ok((tx, hits));
                     }
                 }
@@ -206,17 +210,19 @@ impl Indexes {
 
     fn evict(&self, goes: impl Fn(&TenantId, &TenantIndex) -> bool) {
         let mut tenants = self.tenants();
-        let before = tenants.len();
-        tenants.retain(|tenant, index| !goes(tenant, index));
-        self.0.metrics.evictions.inc_by((before - tenants.len()) as u64);
+        let gone: Vec<_> = tenants.extract_if(|tenant, index| goes(tenant, index)).map(|(_, index)| index).collect();
+        self.0.metrics.evictions.inc_by(gone.len() as u64);
         self.measure(&tenants);
+        drop(tenants);
+        free(gone);
     }
 
     fn forget_tenant(&self, tenant: TenantId) {
         let mut tenants = self.tenants();
-        if tenants.remove(&tenant).is_some() {
-            self.measure(&tenants);
-        }
+        let gone = tenants.remove(&tenant);
+        self.measure(&tenants);
+        drop(tenants);
+        free(gone);
     }
 
     fn entry(&self, caller: &Caller) -> Arc<TenantIndex> {
@@ -245,20 +251,26 @@ impl Indexes {
         if total <= all {
             return Ok(());
         }
-        let mut tenants = self.tenants();
+        let (mut tenants, mut gone) = (self.tenants(), Vec::new());
         while total > all {
-            let unused = tenants.iter().filter(|(_, index)| !index.is_refreshing() && !std::ptr::eq(&***index, grown));
+            let is_unused = |index: &Arc<TenantIndex>| {
+                index.size.get() > 0 && !index.is_refreshing() && !std::ptr::eq(Arc::as_ptr(index), grown)
+            };
+            let unused = tenants.iter().filter(|(_, index)| is_unused(index));
             // As if each had been idle for a second more: of those in use the largest goes, of equals the one that was idle longest.
             let weight = |index: &TenantIndex| index.size.get() as u128 * (index.idle().as_micros() + 1_000_000);
             let Some((heaviest, _)) = unused.max_by_key(|(_, index)| weight(index)) else { break };
             let heaviest = *heaviest;
-            if let Some(gone) = tenants.remove(&heaviest) {
-                total = total.saturating_sub(gone.size.get());
+            if let Some(index) = tenants.remove(&heaviest) {
+                total = total.saturating_sub(index.size.get());
                 self.0.metrics.evictions.inc();
+                gone.push(index);
             }
         }
         self.measure(&tenants);
         let growing = tenants.values().filter(|index| index.is_refreshing()).count().max(1);
+        drop(tenants);
+        free(gone);
         if total > all && grown.size.get() > all / growing {
             return Err(StoreError::Overloaded);
         }
@@ -277,4 +289,9 @@ impl Indexes {
     fn tenants(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, Arc<TenantIndex>>> {
         self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Frees memory where nobody waits for it: an index is made of very many pieces.
+fn free<T: Send + 'static>(gone: impl IntoIterator<Item = T> + Send + 'static) {
+    drop(tokio::task::spawn_blocking(move || gone.into_iter().for_each(drop)));
 }

@@ -82,7 +82,7 @@ impl Indexes {
             state.remove(&new);
             state.put(memories);
             if !state.corpus.wants_compaction() {
-                state.reached(&new);
+                state.reached(have, &new);
                 index.size.set(state.corpus.bytes());
                 drop(state);
                 if let Err(error) = self.make_room(index) {
@@ -95,7 +95,11 @@ impl Indexes {
         drop(tx);
         let (indexes, index, caller) = (self.clone(), index.clone(), caller.clone());
         let applying = self.0.tasks.spawn(async move {
-            let result = indexes.apply(&index, &caller, new, &ids).await;
+            let result = indexes.apply(&index, &caller, have, new, &ids).await;
+            if matches!(result, Err(StoreError::Lost(_))) {
+                // What was under way when a job panicked may be half done.
+                index.clear().await;
+            }
             drop(turn);
             result
         });
@@ -108,6 +112,7 @@ impl Indexes {
         &self,
         index: &TenantIndex,
         caller: &Caller,
+        from: Position,
         changes: Vec<Change>,
         ids: &[Uuid],
     ) -> Result<(), StoreError> {
@@ -148,7 +153,7 @@ impl Indexes {
             if state.corpus.wants_compaction() {
                 state.corpus.compact();
             }
-            state.reached(&changes);
+            state.reached(from, &changes);
             state.corpus.bytes()
         };
         index.size.set(self.0.workers.run(finish).await.ok_or_else(lost)?);
@@ -169,6 +174,8 @@ impl Indexes {
         }
         let (indexes, caller) = (self.clone(), caller.clone());
         let task = self.0.tasks.spawn(async move {
+            // Too far behind to answer anything: two at a time would take twice what is counted.
+            index.clear().await;
             let result = indexes.read_all(&index, &caller).await;
             if result.is_err() {
                 index.clear().await;
@@ -194,7 +201,9 @@ impl Indexes {
             after = last.id;
             for slice in slices(rows) {
                 let put = move || {
-                    slice.iter().for_each(|row| corpus.put(prepared(row)));
+                    for row in &slice {
+                        corpus.put(prepared(row));
+                    }
                     corpus
                 };
                 corpus = self.0.workers.run(put).await.ok_or_else(lost)?;

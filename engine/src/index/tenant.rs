@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use tokio::sync::{RwLock, Semaphore};
 use uuid::Uuid;
 
+use super::free;
 use crate::{
     memory::Placed,
     recall::{Corpus, Document, Hit, Prepared, Query},
@@ -93,12 +94,21 @@ impl State {
     }
 
     pub(super) fn put(&mut self, memories: Vec<Prepared>) {
-        memories.into_iter().for_each(|memory| self.corpus.put(memory));
+        for memory in memories {
+            self.corpus.put(memory);
+        }
     }
 
-    /// Notes that the corpus holds all that the log says up to the last of these changes.
-    pub(super) fn reached(&mut self, changes: &[Change]) {
-        if let Some(last) = changes.last() {
+    fn covers(&self, wanted: i64) -> bool {
+        self.position.is_some_and(|position| position.seq >= wanted)
+    }
+
+    /// Notes that the corpus holds all that the log says up to the last of these changes, unless it is not any more where they
+    /// follow on: then somebody has cleared it meanwhile.
+    pub(super) fn reached(&mut self, from: Position, changes: &[Change]) {
+        if let Some(last) = changes.last()
+            && self.position == Some(from)
+        {
             self.position = Some(Position { seq: last.seq, memory: Some(last.memory) });
         }
     }
@@ -123,7 +133,7 @@ impl TenantIndex {
     pub(super) async fn clear(&self) {
         let old = std::mem::take(&mut *self.state.write().await);
         self.size.set(0);
-        drop(old);
+        free([old]);
     }
 
     /// Searches what the log says up to `wanted`. `None`: the corpus does not hold all of that. It may hold more, which others
@@ -140,7 +150,7 @@ impl TenantIndex {
     ) -> Result<Option<Vec<Hit>>, StoreError> {
         {
             let state = self.state.read().await;
-            if !state.position.is_some_and(|position| position.seq >= wanted) {
+            if !state.covers(wanted) {
                 return Ok(None);
             }
             if state.corpus.search_cost(query) <= INLINE_POSTINGS {
@@ -149,7 +159,7 @@ impl TenantIndex {
         }
         // It still holds all of that, unless it was cleared in between.
         let state = self.state.clone().read_owned().await;
-        if !state.position.is_some_and(|position| position.seq >= wanted) {
+        if !state.covers(wanted) {
             return Ok(None);
         }
         let query = query.clone();
@@ -162,7 +172,7 @@ impl TenantIndex {
         self.size.set(corpus.bytes());
         let built = State { position: Some(position), corpus };
         let old = std::mem::replace(&mut *self.state.write().await, built);
-        drop(old);
+        free([old]);
     }
 
     pub(super) async fn rescore(&self, memories: &[Placed]) {
@@ -250,9 +260,10 @@ mod tests {
 
     async fn apply(index: &TenantIndex, changes: &[Change], rows: Vec<Prepared>) {
         let mut state = index.state.write().await;
+        let from = state.position.expect("built");
         state.remove(changes);
         state.put(rows);
-        state.reached(changes);
+        state.reached(from, changes);
     }
 
     async fn found(index: &TenantIndex, wanted: i64) -> Option<Vec<u128>> {

@@ -1,8 +1,9 @@
 //! Threads for the processor time of indexing: no request waits on them, and they run at a lower priority than those that
 //! answer requests.
 //!
-//! Jobs run in the order in which they come. A tenant has one job here at a time, and a job is bounded
-//! ([`SLICE_BYTES`](super::refresh::SLICE_BYTES)), so tenants take turns however much one of them has to index.
+//! Jobs run in the order in which they come. A tenant has one job here at a time, and a job analyses a bounded part of its
+//! memories ([`SLICE_BYTES`](super::refresh::SLICE_BYTES)), so tenants take turns however much one of them has to index. Only a
+//! compaction walks a whole corpus, after as many postings as that have died.
 
 use std::{
     io,

@@ -152,6 +152,10 @@ impl Lexical {
                     Postings::Many(number) => {
                         let list = &mut self.lists[number as usize];
                         let before = list.capacity();
+                        if list.len() == before {
+                            // By a quarter: room that is kept for growing counts in the tenant's bound.
+                            list.reserve_exact(before / 4 + 1);
+                        }
                         list.push(posting);
                         self.list_room += list.capacity() - before;
                     }

@@ -185,16 +185,17 @@ impl<'a> Turn<'a> {
         id: Uuid,
         at: Option<OffsetDateTime>,
     ) -> Result<Written, StoreError> {
-        if let Err(reason) = self.decide(caller, id, at) {
-            return Ok(Written::not(id, reason));
-        }
+        let removed_at = match self.decide(caller, id, at) {
+            Ok((_, last_write)) => last_write.at,
+            Err(reason) => return Ok(Written::not(id, reason)),
+        };
         self.attribute(caller).await?;
         self.known.remove(&id);
         if !self.tx.remove(id).await? {
             return Ok(Written::not(id, Reason::Removed));
         }
         self.memories -= 1;
-        self.removed.extend(self.clock.map(|clock| (id, clock)));
+        self.removed.insert(id, removed_at);
         Ok(Written { id, zone: None, score: None, seq: Some(self.tx.seq()), reason: None, replayed: false })
     }
 

@@ -277,6 +277,14 @@ impl Directory {
         self.max_age > Duration::ZERO && self.age() > self.max_age
     }
 
+    /// Notices stopped. What was stale already stays so since then.
+    fn grow_stale(&self) {
+        let mut freshness = self.freshness.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*freshness, Freshness::Current) {
+            *freshness = Freshness::StaleSince(Instant::now());
+        }
+    }
+
     fn set_freshness(&self, freshness: Freshness) {
         *self.freshness.write().unwrap_or_else(PoisonError::into_inner) = freshness;
     }
@@ -341,14 +349,18 @@ impl Tables {
                 None => (Arc::default(), Vec::new()),
             };
             let Some(tenant) = Tenant::of(row, master_key, rates) else {
-                known.iter().for_each(|hash| drop(self.keys.remove(hash)));
+                for hash in &known {
+                    self.keys.remove(hash);
+                }
                 return;
             };
             self.tenants.insert(id, Entry { tenant: Arc::new(tenant), keys: known });
         }
         let Some(entry) = self.tenants.get_mut(&id) else { return };
         for gone in entry.keys.iter().filter(|known| keys.clone().all(|(hash, _)| hash != *known)) {
-            self.keys.remove(gone);
+            if self.keys.get(gone).is_some_and(|holder| holder.tenant == id) {
+                self.keys.remove(gone);
+            }
         }
         entry.keys.clear();
         for (hash, holder) in keys {

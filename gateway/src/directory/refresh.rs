@@ -108,7 +108,7 @@ impl Refresher {
             }
             Ask::Deaf => {
                 work.listening = false;
-                self.directory.set_freshness(Freshness::StaleSince(std::time::Instant::now()));
+                self.directory.grow_stale();
             }
         }
     }

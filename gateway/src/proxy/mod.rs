@@ -16,11 +16,16 @@ use std::{
     collections::HashMap,
     error::Error as _,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, request::Parts};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -91,6 +96,27 @@ pub struct Passing<'a> {
     pub body: Body,
     /// The id that goes with it.
     pub request_id: &'a HeaderValue,
+    /// Where is noted how much it carries, if somebody wants to know.
+    pub carried: Option<Arc<Carried>>,
+}
+
+/// How much a request carries: known bit by bit.
+#[derive(Default)]
+pub struct Carried {
+    bytes: AtomicU64,
+    operations: AtomicU64,
+}
+
+impl Carried {
+    /// Bytes of the body, decoded, that have come.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Operations that the engine found in it; 0 before it has answered.
+    pub fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
+    }
 }
 
 /// How an attempt failed.
@@ -137,15 +163,7 @@ impl Proxy {
     /// # Errors
     /// Whatever keeps the engine's answer from the client; the engine's own errors are answers.
     pub async fn pass(&self, passing: Passing<'_>) -> Result<Response<Body>, Error> {
-        self.pass_counted(passing).await.map(|(answer, _)| answer)
-    }
-
-    /// The same, with the number of operations that the engine found in the request; 0 where it counts none.
-    ///
-    /// # Errors
-    /// As [`Self::pass`].
-    pub async fn pass_counted(&self, passing: Passing<'_>) -> Result<(Response<Body>, u64), Error> {
-        let Passing { mut caller, route, mut parts, body, request_id } = passing;
+        let Passing { mut caller, route, mut parts, body, request_id, carried } = passing;
         let started = Instant::now();
         let deadline = started + route.time.of(&self.times);
         let body = match route.body_limit {
@@ -153,6 +171,10 @@ impl Proxy {
             limit => {
                 let places = (&self.decoders, caller.tenant.id);
                 let body = decoded(body, &mut parts.headers, limit, deadline, places).await?;
+                let body = match &carried {
+                    Some(carried) => counted(body, carried.clone()),
+                    None => body,
+                };
                 body::take(body, &parts.headers, limit, deadline).await?
             }
         };
@@ -195,8 +217,10 @@ impl Proxy {
                     looking_until = Instant::now() + self.times.retry_budget;
                 }
                 Ok(Ok(answer)) => {
-                    let operations = number(answer.headers(), &OPERATIONS);
-                    return Ok((self.answer(answer, route, caller), operations));
+                    if let Some(carried) = &carried {
+                        carried.operations.store(number(answer.headers(), &OPERATIONS), Ordering::Relaxed);
+                    }
+                    return Ok(self.answer(answer, route, caller));
                 }
                 Ok(Err(error)) => {
                     if let Some(fault) = body.fault() {
@@ -250,7 +274,7 @@ impl Proxy {
             return answer;
         }
         let end = Box::pin(download_end(self.directory.clone(), caller));
-        answer.map(|body| Body::from_stream(futures::StreamExt::take_until(body.into_data_stream(), end)))
+        answer.map(|body| Body::from_stream(until(body.into_data_stream(), end)))
     }
 
     fn suspect(&self, address: SocketAddr) {
@@ -260,6 +284,28 @@ impl Proxy {
             suspects.insert(address, Instant::now());
         }
     }
+}
+
+/// The parts of an answer until `end` comes, which breaks it off: what is not whole must not look whole.
+fn until(
+    parts: BodyDataStream,
+    end: Pin<Box<impl Future<Output = ()> + Send>>,
+) -> impl Stream<Item = Result<bytes::Bytes, axum::Error>> {
+    stream::unfold(Some((parts, end)), |state| async {
+        let (mut parts, mut end) = state?;
+        tokio::select! {
+            biased;
+            () = end.as_mut() => Some((Err(axum::Error::new("the key of a download ended")), None)),
+            part = parts.next() => Some((part?, Some((parts, end)))),
+        }
+    })
+}
+
+/// A body whose bytes are counted as they come.
+fn counted(body: Body, carried: Arc<Carried>) -> Body {
+    Body::from_stream(body.into_data_stream().inspect_ok(move |part| {
+        carried.bytes.fetch_add(part.len() as u64, Ordering::Relaxed);
+    }))
 }
 
 /// Comes when a download has to end: the key counts no more. It goes on while this gateway drains and while the tenant moves.

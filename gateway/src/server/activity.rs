@@ -15,7 +15,8 @@ use std::{
 
 use axum::body::{Body, Bytes};
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, rt::Executor};
+use tokio_util::sync::CancellationToken;
 
 /// See the module.
 pub(super) struct Activity {
@@ -28,6 +29,8 @@ pub(super) struct Activity {
     multiplexed: AtomicBool,
     /// The last request's body was not read to its end, so the client may still be writing.
     unread: AtomicBool,
+    /// Milliseconds since `opened` at which the client took something last.
+    taken: AtomicU64,
     /// Answers over HTTP/2, where a client may stop reading one of many while the connection itself does not stall.
     answers: Mutex<Vec<Weak<Held>>>,
 }
@@ -37,6 +40,31 @@ pub(super) struct Activity {
 struct Held {
     /// Milliseconds since the connection was opened, plus one; 0 while the answer waits for its source.
     since: AtomicU64,
+    /// Ends the answer, and nothing else of its connection.
+    end: CancellationToken,
+}
+
+/// Answers after which those that have ended are forgotten.
+const ANSWERS_KEPT: usize = 256;
+
+tokio::task_local! {
+    /// Ends the stream of HTTP/2 that this task serves.
+    static STREAM_END: CancellationToken;
+}
+
+/// Runs each stream of HTTP/2 as a task that can be ended by itself: the client is sent a reset of that stream.
+#[derive(Clone, Copy)]
+pub(super) struct StreamExecutor;
+
+impl<F> Executor<F> for StreamExecutor
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let end = CancellationToken::new();
+        tokio::spawn(STREAM_END.scope(end.clone(), async move { drop(end.run_until_cancelled(stream).await) }));
+    }
 }
 
 /// What to do with a connection.
@@ -48,8 +76,6 @@ pub(super) enum Judgement {
     Idle,
     /// A head does not come to its end: cut it off.
     Stalled,
-    /// An answer is not read: cut it off.
-    Unread,
 }
 
 impl Activity {
@@ -62,6 +88,7 @@ impl Activity {
             begun: AtomicBool::new(true),
             multiplexed: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
             answers: Mutex::default(),
         })
     }
@@ -77,31 +104,45 @@ impl Activity {
         }
     }
 
+    /// The client took something of what it is sent.
+    pub(super) fn sent(&self) {
+        self.taken.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Returns for how long the client has taken nothing.
+    pub(super) fn untaken(&self) -> Duration {
+        self.opened.elapsed().saturating_sub(Duration::from_millis(self.taken.load(Ordering::Relaxed)))
+    }
+
     /// A request's head is complete. Its end is the guard's drop.
     pub(super) fn request(self: &Arc<Self>, multiplexed: bool) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         self.begun.store(false, Ordering::Release);
         self.multiplexed.store(multiplexed, Ordering::Relaxed);
         let held = multiplexed.then(|| {
-            let held = Arc::new(Held::default());
-            self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&held));
+            // Outside of a stream's task, which only tests are, nothing ends.
+            let end = STREAM_END.try_with(CancellationToken::clone).unwrap_or_default();
+            let held = Arc::new(Held { end, ..Held::default() });
+            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            if answers.len() >= ANSWERS_KEPT {
+                answers.retain(|answer| answer.strong_count() > 0);
+            }
+            answers.push(Arc::downgrade(&held));
             held
         });
         InFlight { activity: self.clone(), held }
     }
 
-    /// Whether a client has not taken what comes next of one of its answers for so long.
-    fn is_held(&self, write_timeout: Duration) -> bool {
+    /// Ends answers over HTTP/2 of which the client has not taken what comes next for so long. Returns how many.
+    pub(super) fn end_unread(&self, write_timeout: Duration) -> usize {
         let now = self.opened.elapsed();
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut is_held = false;
-        answers.retain(|answer| {
-            let Some(answer) = answer.upgrade() else { return false };
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let unread = |answer: &Arc<Held>| {
             let since = answer.since.load(Ordering::Relaxed);
-            is_held |= since > 0 && now.saturating_sub(Duration::from_millis(since)) >= write_timeout;
-            true
-        });
-        is_held
+            since > 0 && now.saturating_sub(Duration::from_millis(since)) >= write_timeout
+        };
+        let unread = answers.iter().filter_map(Weak::upgrade).filter(unread);
+        unread.filter(|answer| !answer.end.is_cancelled()).inspect(|answer| answer.end.cancel()).count()
     }
 
     /// Whether a client may still be writing a body that nobody reads.
@@ -110,9 +151,9 @@ impl Activity {
     }
 
     /// Decides what the connection deserves now.
-    pub(super) fn judge(&self, header_timeout: Duration, keep_alive: Duration, write_timeout: Duration) -> Judgement {
+    pub(super) fn judge(&self, header_timeout: Duration, keep_alive: Duration) -> Judgement {
         if self.in_flight.load(Ordering::Acquire) > 0 {
-            return if self.is_held(write_timeout) { Judgement::Unread } else { Judgement::Keep };
+            return Judgement::Keep;
         }
         let since = Duration::from_millis(self.since.load(Ordering::Relaxed));
         let lasts = self.opened.elapsed().saturating_sub(since);
@@ -228,7 +269,7 @@ mod tests {
     #[test]
     fn a_connection_owes_its_first_request() {
         let activity = Activity::new();
-        assert_eq!(activity.judge(SOON, LATER, LATER), Judgement::Stalled);
+        assert_eq!(activity.judge(SOON, LATER), Judgement::Stalled);
     }
 
     #[test]
@@ -236,10 +277,10 @@ mod tests {
         let activity = Activity::new();
         let request = activity.request(false);
         activity.received();
-        assert_eq!(activity.judge(SOON, SOON, LATER), Judgement::Keep);
+        assert_eq!(activity.judge(SOON, SOON), Judgement::Keep);
         drop(request);
-        assert_eq!(activity.judge(SOON, LATER, LATER), Judgement::Keep);
-        assert_eq!(activity.judge(LATER, SOON, LATER), Judgement::Idle);
+        assert_eq!(activity.judge(SOON, LATER), Judgement::Keep);
+        assert_eq!(activity.judge(LATER, SOON), Judgement::Idle);
     }
 
     #[test]
@@ -247,14 +288,14 @@ mod tests {
         let activity = Activity::new();
         drop(activity.request(false));
         activity.received();
-        assert_eq!(activity.judge(SOON, LATER, LATER), Judgement::Stalled);
+        assert_eq!(activity.judge(SOON, LATER), Judgement::Stalled);
         drop(activity.request(true));
         activity.received();
-        assert_eq!(activity.judge(SOON, LATER, LATER), Judgement::Keep, "HTTP/2 also pings");
+        assert_eq!(activity.judge(SOON, LATER), Judgement::Keep, "HTTP/2 also pings");
     }
 
     #[tokio::test]
-    async fn answer_held_by_client_is_unread() {
+    async fn answer_held_by_client_is_ended() {
         async fn part(answer: &mut Answering) -> Option<usize> {
             let frame = poll_fn(|context| Pin::new(&mut *answer).poll_frame(context)).await?;
             Some(frame.ok()?.into_data().ok()?.len())
@@ -263,12 +304,16 @@ mod tests {
         let parts = futures::stream::iter([Ok::<_, std::io::Error>("part"), Ok("part")]);
         let endless = futures::StreamExt::chain(parts, futures::stream::pending());
         let mut answer = Answering::new(Body::from_stream(endless), activity.request(true));
-        assert_eq!(activity.judge(SOON, SOON, SOON), Judgement::Keep, "nothing was sent yet");
+        assert_eq!(activity.end_unread(SOON), 0, "nothing was sent yet");
         assert_eq!(part(&mut answer).await, Some(4));
-        assert_eq!(activity.judge(SOON, SOON, LATER), Judgement::Keep);
-        assert_eq!(activity.judge(SOON, SOON, SOON), Judgement::Unread);
+        assert_eq!(activity.end_unread(LATER), 0);
         assert_eq!(part(&mut answer).await, Some(4));
         assert!(futures::FutureExt::now_or_never(part(&mut answer)).is_none());
-        assert_eq!(activity.judge(SOON, SOON, SOON), Judgement::Keep, "it is the source that owes the next part");
+        assert_eq!(activity.end_unread(SOON), 0, "it is the source that owes the next part");
+        drop(answer);
+        let parts = futures::stream::iter([Ok::<_, std::io::Error>("part"), Ok("part")]);
+        let mut held = Answering::new(Body::from_stream(parts), activity.request(true));
+        assert_eq!(part(&mut held).await, Some(4));
+        assert_eq!((activity.end_unread(SOON), activity.end_unread(SOON)), (1, 0), "an answer ends once");
     }
 }

@@ -16,7 +16,7 @@ use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header::CONNECTION};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::{
@@ -32,7 +32,7 @@ use crate::{
     config::{ClientLimits, Times},
     metrics::Metrics,
 };
-use activity::{Activity, Answering, Asking, Judgement};
+use activity::{Activity, Answering, Asking, Judgement, StreamExecutor};
 use stream::ClientStream;
 
 /// Bytes of a request's head.
@@ -108,8 +108,8 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, rules: Ru
     cut_off
 }
 
-fn builder(times: &Times) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(times: &Times) -> auto::Builder<StreamExecutor> {
+    let mut builder = auto::Builder::new(StreamExecutor);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -131,7 +131,7 @@ fn builder(times: &Times) -> auto::Builder<TokioExecutor> {
 
 struct Server<H> {
     handler: Arc<H>,
-    builder: auto::Builder<TokioExecutor>,
+    builder: auto::Builder<StreamExecutor>,
     rules: Rules,
     room: Arc<Semaphore>,
     peers: Mutex<HashMap<IpAddr, usize>>,
@@ -204,17 +204,18 @@ impl<H: Handler> Server<H> {
                     connection.as_mut().graceful_shutdown();
                 }
                 _ = glances.tick() => {
-                    let since_closing = closing.map(|since: Instant| since.elapsed());
-                    match activity.judge(header_timeout, keep_alive, write_timeout) {
-                        Judgement::Idle if since_closing.is_none() => {
+                    for _ in 0..activity.end_unread(write_timeout) {
+                        self.cut_off("write-timeout");
+                    }
+                    match activity.judge(header_timeout, keep_alive) {
+                        Judgement::Idle if closing.is_none() => {
                             closing = Some(Instant::now());
                             connection.as_mut().graceful_shutdown();
                         }
                         // The end of its last answer is not read.
-                        Judgement::Idle if since_closing.is_some_and(|since| since >= write_timeout) => {
-                            return self.cut_off("write-timeout");
-                        }
-                        Judgement::Unread => return self.cut_off("write-timeout"),
+                        Judgement::Idle if closing.is_some_and(|since: Instant| {
+                            since.elapsed().min(activity.untaken()) >= write_timeout
+                        }) => return self.cut_off("write-timeout"),
                         Judgement::Stalled => return self.cut_off("header-timeout"),
                         Judgement::Keep | Judgement::Idle => {}
                     }

@@ -48,7 +48,12 @@ impl ClientStream {
         // that nobody reads; a failure only costs that.
         let _ = stream.set_nodelay(true);
         #[cfg(target_os = "linux")]
-        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
+        {
+            let socket = socket2::SockRef::from(&stream);
+            let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
+            // A client that vanished acknowledges nothing: what it held is free again before the kernel gives up by itself.
+            let _ = socket.set_tcp_user_timeout(Some(write_timeout));
+        }
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(write_timeout));
         Self { stream: Box::pin(stream), activity, lingering: None }
@@ -72,7 +77,11 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream.as_mut().poll_write(context, bytes)
+        let written = self.stream.as_mut().poll_write(context, bytes);
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.activity.sent();
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -106,7 +115,11 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream.as_mut().poll_write_vectored(context, parts)
+        let written = self.stream.as_mut().poll_write_vectored(context, parts);
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.activity.sent();
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -15,6 +15,7 @@ use std::{
 };
 
 use axum::body::Body;
+use futures::StreamExt as _;
 use gateway::directory::Target;
 use http::Request;
 use support::{Deed, Engine, Wanted, field, gateway};
@@ -196,13 +197,21 @@ async fn bodies_are_bounded_with_and_without_a_length() {
 }
 
 #[tokio::test]
-async fn a_download_ends_when_its_key_does() {
+async fn a_download_breaks_off_when_its_key_ends() {
     let engine = Engine::start(&[Deed::Begin]).await;
     let key_lasts = Some(Duration::from_secs(2));
     let setup = gateway(Wanted { key_lasts, ..Wanted::pooled(&engine.address.to_string()) }).await;
     let begun = Instant::now();
-    let answer = tokio::time::timeout(Duration::from_secs(15), setup.get("/api/v1/export")).await.expect("it ends");
-    assert_eq!((answer.status().as_u16(), answer.body().as_str()), (200, "line 1"));
+    let request = Request::builder()
+        .uri(format!("http://{}/api/v1/export", setup.address))
+        .header("x-api-key", setup.key.expose())
+        .body(Body::empty())
+        .expect("a request");
+    let mut parts = Body::new(setup.client.request(request).await.expect("an answer").into_body()).into_data_stream();
+    let first = parts.next().await.expect("a part").expect("no error");
+    assert!(first.starts_with(b"line"), "{first:?}");
+    let end = tokio::time::timeout(Duration::from_secs(15), parts.next()).await.expect("it ends");
+    assert!(matches!(end, Some(Err(_))), "what is not whole must not look whole");
     assert!(begun.elapsed() >= Duration::from_millis(1900), "not before its time");
 }
 

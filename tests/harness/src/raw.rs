@@ -72,7 +72,7 @@ pub fn head(first: u8, length: usize) -> Vec<u8> {
     match length {
         0..126 => head.push(0x80 | length as u8),
         126..0x1_0000 => {
-            head.push(0x80 | 126);
+            head.push(0xfe);
             head.extend((length as u16).to_be_bytes());
         }
         _ => {

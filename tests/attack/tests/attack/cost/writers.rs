@@ -89,9 +89,8 @@ async fn slow_bodies(stage: &Stage) -> Vec<String> {
     const LENGTH: usize = 250_000;
     let what = format!("{} bodies of stores, batches and imports by a byte at a time", 3 * EACH);
     let (tenant, _) = stage.attacker("slow").await;
-    let lines: String = (0..300)
-        .map(|n| format!("{}\n", json!({ "id": Uuid::new_v4(), "content": format!("of an import, {n} {:200}", "") })))
-        .collect();
+    let line = |n| json!({ "id": Uuid::new_v4(), "content": format!("of an import, {n} {:200}", "") }).to_string();
+    let lines = (0..300).map(line).collect::<Vec<_>>().join("\n");
     let begins = [
         ("store", "application/json", " ".repeat(70_000)),
         ("batch", "application/json", " ".repeat(70_000)),
@@ -174,29 +173,32 @@ async fn endless_frames(stage: &Stage) -> Vec<String> {
         let what = format!("{name} without an end");
         let (tenant, _) = stage.attacker("endless").await;
         let (cost, ended) = stage
-            .endure(&what, async {
-                let mut stream = open(stage.gateway.port).await;
-                raw::enter(&mut stream, &json!({ "api_key": tenant.key })).await.unwrap();
-                let (mut reads, mut writes) = stream.into_split();
-                let again = again.repeat(1_000);
-                let writing = async {
-                    let mut sent = writes.write_all(&begin).await;
-                    while sent.is_ok() {
-                        sent = writes.write_all(&again).await;
-                    }
-                };
-                let reading = async {
-                    let mut some = [0; 4096];
-                    while reads.read(&mut some).await.is_ok_and(|length| length > 0) {}
-                };
-                let either = async {
-                    tokio::select! {
-                        () = writing => {}
-                        () = reading => {}
-                    }
-                };
-                timeout(PATIENCE, either).await.is_ok()
-            })
+            .endure(
+                &what,
+                Box::pin(async {
+                    let mut stream = open(stage.gateway.port).await;
+                    raw::enter(&mut stream, &json!({ "api_key": tenant.key })).await.unwrap();
+                    let (mut reads, mut writes) = stream.into_split();
+                    let again = again.repeat(1_000);
+                    let writing = async {
+                        let mut sent = writes.write_all(&begin).await;
+                        while sent.is_ok() {
+                            sent = writes.write_all(&again).await;
+                        }
+                    };
+                    let reading = async {
+                        let mut some = [0; 4096];
+                        while reads.read(&mut some).await.is_ok_and(|length| length > 0) {}
+                    };
+                    let either = async {
+                        tokio::select! {
+                            () = writing => {}
+                            () = reading => {}
+                        }
+                    };
+                    timeout(PATIENCE, either).await.is_ok()
+                }),
+            )
             .await;
         found.extend(cost.of_connections(1));
         if !ended {
