@@ -212,15 +212,15 @@ impl Indexes {
         let mut tenants = self.tenants();
         let gone: Vec<_> = tenants.extract_if(|tenant, index| goes(tenant, index)).map(|(_, index)| index).collect();
         self.0.metrics.evictions.inc_by(gone.len() as u64);
-        self.measure(&tenants);
+        self.measure(&tenants, &gone);
         drop(tenants);
         free(gone);
     }
 
     fn forget_tenant(&self, tenant: TenantId) {
         let mut tenants = self.tenants();
-        let gone = tenants.remove(&tenant);
-        self.measure(&tenants);
+        let gone: Vec<_> = tenants.remove(&tenant).into_iter().collect();
+        self.measure(&tenants, &gone);
         drop(tenants);
         free(gone);
     }
@@ -267,7 +267,7 @@ impl Indexes {
                 gone.push(index);
             }
         }
-        self.measure(&tenants);
+        self.measure(&tenants, &gone);
         let growing = tenants.values().filter(|index| index.is_refreshing()).count().max(1);
         drop(tenants);
         free(gone);
@@ -281,9 +281,11 @@ impl Indexes {
         StoreError::IndexTooLarge { limit: self.0.bounds.tenant }
     }
 
-    fn measure(&self, tenants: &HashMap<TenantId, Arc<TenantIndex>>) {
+    /// Sets the metrics; `gone` is about to be freed.
+    fn measure(&self, tenants: &HashMap<TenantId, Arc<TenantIndex>>, gone: &[Arc<TenantIndex>]) {
+        let bytes: usize = gone.iter().map(|index| index.size.get()).sum();
         self.0.metrics.tenants.set(tenants.len() as i64);
-        self.0.metrics.bytes.set(self.0.bytes.load(Ordering::Relaxed) as i64);
+        self.0.metrics.bytes.set(self.0.bytes.load(Ordering::Relaxed).saturating_sub(bytes) as i64);
     }
 
     fn tenants(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, Arc<TenantIndex>>> {
