@@ -57,7 +57,7 @@ pub struct Config {
     pub max_connections: Option<u32>,
 
     /// Connections to Postgres that one tenant of a pooled engine holds at most; its further requests wait without one.
-    /// Default: a quarter of --max-connections, at least 2.
+    /// Default: half of --max-connections, at least 2.
     #[arg(long, env = "ENGINE_CONNECTIONS_PER_TENANT", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub connections_per_tenant: Option<u32>,
 
@@ -155,7 +155,7 @@ impl Config {
 
     /// Returns how many connections to Postgres one tenant may hold. `None`: all, where there is one tenant.
     pub fn connections_per_tenant(&self) -> Option<u32> {
-        let most = self.connections_per_tenant.unwrap_or_else(|| (self.connections() / 4).max(2));
+        let most = self.connections_per_tenant.unwrap_or_else(|| (self.connections() / 2).max(2));
         (self.mode == Mode::Pooled).then_some(most)
     }
 
@@ -289,7 +289,7 @@ mod tests {
             Ok(config) => config.connections_per_tenant(),
             Err(error) => panic!("{error}"),
         };
-        assert_eq!(most(&["--mode", "pooled"]), Some(5));
+        assert_eq!(most(&["--mode", "pooled"]), Some(10));
         assert_eq!(most(&["--mode", "pooled", "--max-connections", "4"]), Some(2));
         assert_eq!(most(&["--mode", "pooled", "--connections-per-tenant", "9"]), Some(9));
         assert_eq!(most(&["--mode", "local"]), None);

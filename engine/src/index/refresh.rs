@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use uuid::Uuid;
 
 use super::{
@@ -55,14 +55,12 @@ impl Indexes {
         if index.position().await.is_none() {
             return Ok(Refreshed::Unknown);
         }
-        let turn = index.turn.clone().acquire_owned();
-        let Ok(turn) = timeout(TURN_PATIENCE, turn).await else {
+        let Some(turn) = turn(index).await else {
             // It is long: no connection is held meanwhile.
             drop(tx);
             drop(index.turn.acquire().await);
             return Ok(Refreshed::Further);
         };
-        let turn = turn.map_err(|_| StoreError::Lost("refresh an index"))?;
         let Some(have) = index.position().await else { return Ok(Refreshed::Unknown) };
         if have.seq >= wanted {
             return Ok(Refreshed::Current(tx));
@@ -243,6 +241,15 @@ impl Indexes {
             page = self.0.pages.acquire() => page.map_err(|_| StoreError::Lost("read memories for an index")),
         }
     }
+}
+
+/// Waits for the turn to refresh, a bounded time.
+async fn turn(index: &TenantIndex) -> Option<OwnedSemaphorePermit> {
+    // Mostly it is free, and no timer is needed.
+    if let Ok(turn) = index.turn.clone().try_acquire_owned() {
+        return Some(turn);
+    }
+    timeout(TURN_PATIENCE, index.turn.clone().acquire_owned()).await.ok()?.ok()
 }
 
 fn bytes_of(rows: &[IndexRow]) -> usize {

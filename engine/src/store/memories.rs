@@ -34,6 +34,9 @@ macro_rules! zone_now {
     };
 }
 
+/// Memories whose contents, each of 10,000 characters at most, fit into a page of any size that is asked for.
+const FEW_ROWS: usize = 8;
+
 /// Rows for the index that fulfil a condition, as long as those before them do not fill `$3` bytes. The length of a text is
 /// known without reading it.
 macro_rules! index_rows {
@@ -262,11 +265,14 @@ impl TenantTx {
     }
 
     /// Reads those of the memories that are there, for the index, by rising id, and none after those that fill `bytes` of
-    /// contents.
+    /// contents, save where they are very few.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn index_rows(&mut self, ids: &[Uuid], bytes: usize) -> Result<Vec<IndexRow>, StoreError> {
+        if ids.len() <= FEW_ROWS {
+            return self.few_index_rows(ids).await;
+        }
         sql(index_rows!("m.id = ANY ($2::uuid[]) ORDER BY m.id"))
             .bind(self.tenant)
             .bind(ids)
@@ -275,6 +281,20 @@ impl TenantTx {
             .fetch_all(&mut *self.tx)
             .await
             .map_err(StoreError::while_("read memories for the index"))
+    }
+}
+
+impl TenantTx {
+    /// Few rows are few bytes: a statement that bounds them takes longer to plan than to carry out.
+    async fn few_index_rows(&mut self, ids: &[Uuid]) -> Result<Vec<IndexRow>, StoreError> {
+        sql("SELECT m.id, m.content, m.session, m.speaker, m.occurred_at, m.emotion, m.total_score FROM stellar.memories m
+             WHERE m.user_id = $1 AND m.id = ANY ($2::uuid[]) ORDER BY m.id")
+        .bind(self.tenant)
+        .bind(ids)
+        .try_map(|row: PgRow| index_row(&row))
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(StoreError::while_("read memories for the index"))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 const VARIABLE: &str = "BASELINE";
 const AIM: &str = "(aim 0.95)";
 /// The first one warms both sides up.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 6;
 const MEMORIES: i64 = 1_000;
 const SOCKETS: usize = 500;
 const CHANGES: usize = 16;
@@ -132,9 +132,11 @@ pub async fn measure() -> Result<()> {
 async fn fan_out(other: &Side, own: &Side) -> Result<()> {
     let mut rooms = Vec::new();
     for side in [other, own] {
-        let client = side.plane.client(&side.tenant);
-        let speaker = Speaker::new(client, CHANGES).await?;
-        let door = Door::Room(side.plane.gateway.port, side.tenant.key.clone());
+        // A tenant of its own: where there are many memories a write pushes others outward, which is a change more.
+        let tenant = side.plane.tenant("room", TenantSpec { max_memories: -1, ..TenantSpec::default() }).await?;
+        side.plane.client(&tenant).opens().await;
+        let speaker = Speaker::new(side.plane.client(&tenant), CHANGES).await?;
+        let door = Door::Room(side.plane.gateway.port, tenant.key.clone());
         rooms.push((speaker, Crowd::enter(&[door], SOCKETS).await?));
     }
     let (mut words, mut ratios) = (Words::new(11), Vec::new());
