@@ -1,5 +1,5 @@
-//! The indexes of all tenants together keep within their bound: the one that was idle longest goes, and its tenant
-//! notices nothing.
+//! The indexes of all tenants together keep within their bound: those that hold most for longest go, and their tenants
+//! notice nothing.
 
 use harness::{DataPlane, Program, TenantSpec};
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ async fn tenants_in_turn_find_what_is_theirs_after_their_index_was_let_go() {
         assert_eq!(answer.status, 200, "{}", answer.text);
         clients.push(client);
     }
-    let (mut evictions, mut builds) = (0, 0);
+    let mut evictions = 0;
     for round in 0..ROUNDS {
         for (n, client) in clients.iter().enumerate() {
             let new = format!("lamp{round} of tower {n}");
@@ -42,8 +42,6 @@ async fn tenants_in_turn_find_what_is_theirs_after_their_index_was_let_go() {
                 assert_eq!(recalled.body[0]["content"], content, "{query}: {}", recalled.text);
                 assert_eq!(recalled.body.as_array().map(Vec::len), Some(1), "{query}: {}", recalled.text);
             }
-            builds += 1;
-            assert_eq!(metric(&plane.engine, "stellar_engine_index_builds_total").await, builds, "it was let go");
             let bytes = metric(&plane.engine, "stellar_engine_index_memory_bytes").await;
             assert!((1..=BOUND).contains(&bytes), "{bytes} bytes");
         }
@@ -51,6 +49,8 @@ async fn tenants_in_turn_find_what_is_theirs_after_their_index_was_let_go() {
         evictions = metric(&plane.engine, "stellar_engine_index_evictions_total").await;
         assert!(evictions > before, "{evictions} after round {round}");
     }
+    let builds = metric(&plane.engine, "stellar_engine_index_builds_total").await;
+    assert!(builds > TENANTS as u64, "{builds}: those that were let go were built anew");
     let kept = metric(&plane.engine, "stellar_engine_index_tenants").await;
     assert_eq!(builds - evictions, kept, "each index was let go or is there");
 }
