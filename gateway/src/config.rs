@@ -156,8 +156,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// Reads a duration that is not zero.
 fn some_duration(text: &str) -> Result<Duration, String> {
-    duration(text)?.checked_sub(Duration::from_millis(1)).ok_or("at least 1ms is needed, such as 60s")?;
-    duration(text)
+    let duration = duration(text)?;
+    if duration < Duration::from_millis(1) {
+        Err("at least 1ms is needed, such as 60s".to_owned())
+    } else {
+        Ok(duration)
+    }
 }
 
 #[cfg(test)]

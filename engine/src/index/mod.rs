@@ -16,7 +16,7 @@ mod tenant;
 mod workers;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{
         Arc, Mutex, PoisonError,
@@ -195,10 +195,9 @@ impl Indexes {
         for asked in asked.chunks(TENANTS_PER_QUERY) {
             match self.0.store.log_ends(asked).await {
                 Ok(served) => {
-                    let gone = |tenant: &TenantId| {
-                        !served.contains_key(tenant) && asked.iter().any(|(asked, _)| asked == tenant)
-                    };
-                    self.evict(|tenant, index| gone(tenant) && !index.is_refreshing());
+                    let asked = asked.iter().map(|(tenant, _)| *tenant);
+                    let gone: HashSet<TenantId> = asked.filter(|tenant| !served.contains_key(tenant)).collect();
+                    self.evict(|tenant, index| gone.contains(tenant) && !index.is_refreshing());
                 }
                 Err(error) => {
                     tracing::debug!(%error, "cannot ask which tenants are served here; indexes stay for another minute");

@@ -30,10 +30,10 @@ const PAGE_BYTES: usize = 512 * 1024;
 pub(super) const SLICE_BYTES: usize = 64 * 1024;
 /// Bytes of contents that are analysed where a recall asked for them: less than a millisecond.
 const INLINE_BYTES: usize = 8 * 1024;
-/// How long a recall that holds a connection waits for another one's refresh.
+/// Time that a recall that holds a connection waits for another one's refresh.
 const TURN_PATIENCE: Duration = Duration::from_millis(100);
 
-/// How far a corpus could be brought by the log.
+/// Outcome of bringing a corpus forward by the log.
 pub(super) enum Refreshed {
     /// It holds what the transaction sees.
     Current(TenantTx),

@@ -73,7 +73,7 @@ pub(super) struct Lexical {
     dead: usize,
 }
 
-/// What is known of the memory in a slot.
+/// Facts about the memory in a slot.
 #[derive(Clone, Copy)]
 struct Slot {
     /// [`NO_MEMORY`] when there is none.
